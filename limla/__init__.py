@@ -1,0 +1,1 @@
+"""limla: Lossy Impact on Machine Learning Algorithms."""

@@ -1,0 +1,94 @@
+"""The command line: one file per command. A command's module imports its stage only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from limla.errors import LimlaError
+
+COMMANDS = {
+    "pack": "limla.cli.pack:pack",
+    "reencode": "limla.cli.reencode:reencode",
+    "export": "limla.cli.export:export",
+    "verify": "limla.cli.verify:verify",
+    "train": "limla.cli.train:train",
+    "evaluate": "limla.cli.evaluate:evaluate",
+    "predict": "limla.cli.predict:predict",
+    "report": "limla.cli.report:report",
+    "run": "limla.cli.run:run",
+    "calibration": "limla.cli.calibration:calibration",
+}
+"""Command name → "module:attribute", in the order of the work."""
+
+
+class LimlaCommand(click.Command):
+    """A command whose user errors are one line and exit code 2, and whose interruption says how to go on."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn the errors a user can mend into one line."""
+        try:
+            return super().invoke(ctx)
+        except LimlaError as error:
+            raise _one_line(str(error), exit_code=2) from error
+        except FileNotFoundError as error:
+            raise _one_line(f"{error.filename}: no such file or folder", exit_code=2) from error
+        except PermissionError as error:
+            raise _one_line(
+                f"{error.filename}: permission denied; check its owner and mode", exit_code=2
+            ) from error
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise _one_line(
+                f"{where}{error.strerror or error}; what is complete was kept: run this command again to go on",
+                exit_code=1,
+            ) from error
+        except KeyboardInterrupt as error:
+            raise _one_line(
+                "interrupted; what is complete was kept: run this command again to go on", exit_code=130
+            ) from error
+
+
+def _one_line(message: str, exit_code: int) -> click.ClickException:
+    exception = click.ClickException(" ".join(message.split()))
+    exception.exit_code = exit_code
+    return exception
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command's module when it is named or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module_name, attribute = COMMANDS[cmd_name].split(":")
+        return getattr(importlib.import_module(module_name), attribute)
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="limla")
+def limla() -> None:
+    """How far can images be compressed before a model suffers, and what does compression do to attacks?
+
+    The line: pack → reencode → train → evaluate → report; `limla run` is all of it.
+    """
+
+
+def main() -> None:
+    """The `limla` executable."""
+    limla()
+
+
+def train_main() -> None:
+    """The `limla-train` executable: `limla train` under its own name."""
+    command = limla.get_command(click.Context(limla), "train")
+    assert command is not None
+    command.main(args=sys.argv[1:], prog_name="limla-train")

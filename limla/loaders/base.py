@@ -1,0 +1,79 @@
+"""The loader socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from limla.errors import SettingsError
+from limla.types import Batch, Preprocessing
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """What every loader is told.
+
+    Attributes:
+        preprocessing: resize and crop.
+        batch_size: images per batch, at least 1; the last batch may be smaller.
+        training: shuffle shards and samples from `seed` and the epoch; otherwise the order is the shards'.
+        augment: random resized crop and horizontal flip instead of the centre crop (training only).
+        seed: of shuffling and augmentation.
+        rank, world_size: this process among the processes that share the data (torchrun). In evaluation rank r
+            takes the global batches r, r + world_size, …, so that every batch is the one a single process
+            would have made; in training each rank takes every world_size-th sample of the shuffled epoch,
+            the same number on every rank.
+        num_threads: decoding threads; None means all the cores this process may use.
+        device: torch device of the batches ("cpu", "cuda:0").
+        verify_contents: check the shards' SHA-256 (else only presence and size) before the first batch.
+    """
+
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    batch_size: int = 32
+    training: bool = False
+    augment: bool = False
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    num_threads: int | None = None
+    device: str = "cpu"
+    verify_contents: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SettingsError(f"batch size {self.batch_size} is out of range: choose at least 1")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise SettingsError(f"{self.num_threads} threads: choose at least 1")
+        if not 0 <= self.rank < self.world_size:
+            raise SettingsError(f"rank {self.rank} of {self.world_size}: choose 0 to {self.world_size - 1}")
+        if self.augment and not self.training:
+            raise SettingsError("augmentation is for training only: evaluation must see each image as it is")
+
+
+class Loader(Protocol):
+    """An iterable of `Batch`; iterating again gives the next pass.
+
+    Attributes:
+        decoder: "cpu", "dali-cpu", "dali-gpu", …: part of every condition.
+        num_samples: samples this rank yields in one pass: in evaluation each exactly once.
+        class_names: index = label.
+    """
+
+    decoder: str
+    num_samples: int
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Batches in one pass of this rank."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose shuffling and augmentation the next pass uses."""
+        ...
+
+    def close(self) -> None:
+        """Release files, threads and device memory."""
+        ...

@@ -1,0 +1,141 @@
+"""Rate, distortion and classification metrics, each defined once (numpy only)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from limla.types import Image
+
+Labels = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def rate_bpp(num_bytes: int, height: int, width: int) -> float:
+    """Bits per pixel of an encoded image: 8 · num_bytes / (height · width), headers included."""
+    if height < 1 or width < 1 or num_bytes < 0:
+        raise ValueError(f"no rate for {num_bytes} bytes and {height}x{width} pixels")
+    return 8 * num_bytes / (height * width)
+
+
+def psnr_db(reference: Image, decoded: Image) -> float:
+    """Peak signal-to-noise ratio in dB over all R, G and B samples of (H, W, 3) uint8 images.
+
+    10 · log10(255² / MSE), the mean squared error taken over height, width and channels together;
+    infinity for identical images.
+    """
+    _check_pair(reference, decoded)
+    difference = reference.astype(np.int32) - decoded
+    mean_squared_error = float(np.mean(np.square(difference), dtype=np.float64))
+    return math.inf if mean_squared_error == 0 else 10 * math.log10(255**2 / mean_squared_error)
+
+
+def ssim(reference: Image, decoded: Image) -> float:
+    """Structural similarity in [-1, 1] on the luma (ITU-R BT.601) of (H, W, 3) uint8 images.
+
+    Wang et al., IEEE Trans. Image Processing 13(4), 2004: 11×11 Gaussian window, σ = 1.5, K1 = 0.01,
+    K2 = 0.03, L = 255, through scikit-image. NaN when a side is shorter than the window.
+    """
+    from skimage.metrics import structural_similarity
+
+    _check_pair(reference, decoded)
+    if min(reference.shape[:2]) < 11:
+        return math.nan
+    return float(
+        structural_similarity(
+            _luma(reference),
+            _luma(decoded),
+            data_range=255.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+    )
+
+
+def _luma(image: Image) -> npt.NDArray[np.float32]:
+    return image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def _check_pair(reference: Image, decoded: Image) -> None:
+    if reference.shape != decoded.shape or reference.ndim != 3 or reference.shape[2] != 3:
+        raise ValueError(f"need two (H, W, 3) images of one shape, got {reference.shape} and {decoded.shape}")
+
+
+def confusion_matrix(labels: Labels, predictions: Labels, num_classes: int) -> npt.NDArray[np.int64]:
+    """(C, C) counts, rows = true class, columns = predicted class.
+
+    A prediction outside 0 … C-1 (a model with more outputs than the data has classes) is an error.
+    """
+    if len(labels) and (
+        labels.min() < 0 or predictions.min() < 0 or max(labels.max(), predictions.max()) >= num_classes
+    ):
+        raise ValueError(f"class indices must lie in 0 … {num_classes - 1}")
+    flat = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class ClassificationScores:
+    """Macro means are over the classes that occur among the labels or the predictions, as scikit-learn's.
+
+    All lie in [0, 1]; a class never predicted has precision 0 (scikit-learn's `zero_division=0`).
+    """
+
+    accuracy: float
+    precision_macro: float
+    recall_macro: float
+    f1_macro: float
+
+
+def classification_scores(confusion: npt.NDArray[np.int64]) -> ClassificationScores:
+    """Accuracy, macro precision, recall and F1 from a (C, C) confusion matrix with at least one sample.
+
+    Equal to scikit-learn's `precision_recall_fscore_support(average="macro", zero_division=0)`; on the
+    matrix, so that a bootstrap over thousands of resamples takes milliseconds.
+    """
+    scores = macro_scores(confusion[np.newaxis])
+    return ClassificationScores(*(float(score[0]) for score in scores))
+
+
+def macro_scores(confusions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Accuracy and macro precision, recall, F1 of each of (B, C, C) confusion matrices, four (B,) arrays."""
+    hits = np.diagonal(confusions, axis1=1, axis2=2).astype(np.float64)
+    of_class = confusions.sum(axis=2)
+    predicted = confusions.sum(axis=1)
+    total = of_class.sum(axis=1)
+    if (total == 0).any():
+        raise ValueError("no samples: a confusion matrix is empty")
+    present = (of_class + predicted) > 0
+    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
+    recall = np.divide(hits, of_class, out=np.zeros_like(hits), where=of_class > 0)
+    f1 = np.divide(2 * hits, of_class + predicted, out=np.zeros_like(hits), where=present)
+    num_present = present.sum(axis=1)
+    return (
+        hits.sum(axis=1) / total,
+        precision.sum(axis=1) / num_present,
+        recall.sum(axis=1) / num_present,
+        f1.sum(axis=1) / num_present,
+    )
+
+
+def robust_accuracy(correct_after: Flags) -> float:
+    """Correct after the attack / all samples, in [0, 1]. Raises `ValueError` on no samples."""
+    if len(correct_after) == 0:
+        raise ValueError("no samples")
+    return float(np.mean(correct_after))
+
+
+def attack_success_rate(correct_before: Flags, correct_after: Flags) -> float:
+    """Flipped / correct before the attack, in [0, 1]; NaN when nothing was correct before.
+
+    The two (N,) arrays are paired by sample key. "Before" is the same condition without the attack:
+    after the codec, so that what the codec alone breaks is not counted as the attack's success.
+    """
+    if correct_before.shape != correct_after.shape:
+        raise ValueError(f"not paired: {correct_before.shape} samples before and {correct_after.shape} after")
+    num_correct = int(np.sum(correct_before))
+    return math.nan if num_correct == 0 else float(np.sum(correct_before & ~correct_after)) / num_correct

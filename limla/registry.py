@@ -1,0 +1,82 @@
+"""The catalogues of plugs: one line here and one file make a codec, attack, model, loader or engine known.
+
+A plug is named by "module:attribute" and imported only when it is asked for, so listing names costs no
+import of torch or of an optional codec.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from limla.errors import MissingDependencyError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A lazy table from plug name to "module:attribute".
+
+    Attributes:
+        kind: what the plugs are ("codec"), for error messages.
+        plugs: name → "module:attribute".
+        extras: name → the extra of `pip install 'limla[extra]'` that brings its optional dependency.
+    """
+
+    kind: str
+    plugs: dict[str, str]
+    extras: dict[str, str] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """The known names, in catalogue order."""
+        return list(self.plugs)
+
+    def check(self, name: str) -> str:
+        """Return `name` if it is known, else raise `UnknownNameError` listing the known names."""
+        if name in self.plugs:
+            return name
+        close = difflib.get_close_matches(name, self.plugs, n=1)
+        guess = f" Did you mean '{close[0]}'?" if close else ""
+        raise UnknownNameError(f"unknown {self.kind} '{name}'; known: {', '.join(self.plugs)}.{guess}")
+
+    def load(self, name: str) -> Any:
+        """Import and return the plug (a class or function).
+
+        Raises `UnknownNameError` for an unknown name and `MissingDependencyError` when an optional package
+        is missing, naming the extra that installs it.
+        """
+        module_name, attribute = self.plugs[self.check(name)].split(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] == "limla":
+                raise
+            extra = self.extras.get(name)
+            remedy = f"pip install 'limla[{extra}]'" if extra else f"pip install {error.name}"
+            raise MissingDependencyError(
+                f"{self.kind} '{name}' needs the package '{error.name}', which is not installed: {remedy}"
+            ) from error
+
+
+CODECS = Catalogue("codec", {"jpeg": "limla.codecs.jpeg:JpegCodec"})
+
+ENGINES = Catalogue("engine", {"local": "limla.engines.local:LocalEngine"})
+
+LOADERS = Catalogue(
+    "loader",
+    {
+        "cpu": "limla.loaders.cpu:CpuLoader",
+        "dali": "limla.loaders.dali:DaliLoader",
+        "webdataset": "limla.loaders.webdataset:WebDatasetLoader",
+    },
+)
+
+ATTACKS = Catalogue(
+    "attack",
+    {
+        "none": "limla.attacks.none:NoAttack",
+        "fgsm": "limla.attacks.fgsm:Fgsm",
+        "pgd": "limla.attacks.pgd:Pgd",
+    },
+)

@@ -1,0 +1,243 @@
+"""Typed rows and their Parquet files. Rows are long and append-only; every aggregate comes from rows.
+
+One finished cell of a study is one file, `predictions/<cell_id>.parquet`, written whole or not at all: its
+presence means the cell is done. Nothing is ever rewritten, so appending cannot damage what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limla.errors import DataError
+from limla.files import atomic_open, content_id
+
+PREDICTIONS = "predictions"
+
+
+@dataclass(frozen=True)
+class EncodingRow:
+    """What one image costs at one quality, and what it loses.
+
+    Attributes:
+        key: sample key.
+        split: "train", "val" or "test".
+        codec, quality: "source" and None for the originals.
+        height, width: pixels.
+        num_bytes: size of the encoded image, headers included.
+        rate_bpp: 8 · num_bytes / (height · width).
+        psnr_db, ssim: against the decoded source image; None where not measured.
+    """
+
+    key: str
+    split: str
+    codec: str
+    quality: int | None
+    height: int
+    width: int
+    num_bytes: int
+    rate_bpp: float
+    psnr_db: float | None = None
+    ssim: float | None = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything that a prediction depends on; equal conditions give equal predictions.
+
+    Attributes:
+        dataset: dataset name.
+        data_id: content hash of the test shards (`Manifest.data_id`).
+        split: the split evaluated.
+        task: "classification".
+        model: model name ("MobileNetV2", "package.module:function").
+        checkpoint_id: first 16 hex digits of the SHA-256 of the weights file.
+        seed: training seed of the model (-1 when limla did not train it).
+        train_codec, train_quality: what it was trained on; quality as text: "source", "10", "1+10+50",
+            "unknown" when limla did not train it.
+        test_codec, test_quality: what it is tested on; ("source", None) for the originals.
+        preprocessing: canonical text of resize and crop.
+        attack: attack name, "none" without.
+        norm, eps: of the perturbation, on the [0, 1] scale; ("", 0.0) for "none".
+        attack_settings: canonical JSON of the attack's other parameters (steps, alpha, seed …).
+        decoder: "cpu", "dali-cpu", "dali-gpu": decoders differ, so it is part of the condition.
+        precision: "float32", or "bfloat16" for clean passes that asked for it.
+        batch_size: images per batch: a batched attack's random start depends on it.
+    """
+
+    dataset: str
+    data_id: str
+    split: str
+    task: str
+    model: str
+    checkpoint_id: str
+    seed: int
+    train_codec: str
+    train_quality: str
+    test_codec: str
+    test_quality: int | None
+    preprocessing: str
+    attack: str
+    norm: str
+    eps: float
+    attack_settings: str
+    decoder: str
+    precision: str
+    batch_size: int
+
+    @property
+    def cell_id(self) -> str:
+        """A stable content hash of the condition: the name of its file."""
+        return content_id(asdict(self))
+
+
+@dataclass(frozen=True)
+class PredictionRow:
+    """One image under one condition.
+
+    Attributes:
+        key: sample key.
+        label, prediction: class indices.
+        correct: prediction == label.
+        loss: cross-entropy in nats.
+        confidence: softmax probability of the prediction, in [0, 1].
+    """
+
+    key: str
+    label: int
+    prediction: int
+    correct: bool
+    loss: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One aggregate of one condition, with its 95% interval (None where none is defined)."""
+
+    condition: Condition
+    metric: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    num_samples: int
+
+
+ENCODING_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("codec", pa.string(), nullable=False),
+        pa.field("quality", pa.int32()),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("rate_bpp", pa.float64(), nullable=False),
+        pa.field("psnr_db", pa.float64()),
+        pa.field("ssim", pa.float64()),
+    ]
+)
+PREDICTION_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("prediction", pa.int32(), nullable=False),
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("loss", pa.float32(), nullable=False),
+        pa.field("confidence", pa.float32(), nullable=False),
+    ]
+)
+_CONDITION_TYPES = {
+    "seed": pa.int64(),
+    "test_quality": pa.int32(),
+    "eps": pa.float64(),
+    "batch_size": pa.int32(),
+}
+CONDITION_SCHEMA = pa.schema(
+    [pa.field(item.name, _CONDITION_TYPES.get(item.name, pa.string())) for item in fields(Condition)]
+)
+METRIC_SCHEMA = pa.schema(
+    [
+        *CONDITION_SCHEMA,
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("ci_low", pa.float64()),
+        pa.field("ci_high", pa.float64()),
+        pa.field("num_samples", pa.int64(), nullable=False),
+    ]
+)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file, whole or not at all; equal tables give equal bytes."""
+    with atomic_open(path) as file:
+        pq.write_table(table, file, compression="zstd", store_schema=True)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file; raises `DataError` when it is missing or damaged."""
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; make it again") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path}: not a readable Parquet file ({error}); remove it and run the command again"
+        ) from error
+
+
+def encoding_table(rows: Iterable[EncodingRow]) -> pa.Table:
+    """EncodingRows as an Arrow table."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=ENCODING_SCHEMA)
+
+
+def prediction_path(results_dir: Path, condition: Condition) -> Path:
+    """Where the rows of a condition stand."""
+    return results_dir / PREDICTIONS / f"{condition.cell_id}.parquet"
+
+
+def write_predictions(results_dir: Path, condition: Condition, rows: Sequence[PredictionRow]) -> Path:
+    """Store the rows of one condition; the condition travels as (dictionary-encoded) columns beside them."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=PREDICTION_SCHEMA)
+    for item, (name, value) in zip(CONDITION_SCHEMA, asdict(condition).items(), strict=True):
+        column = pa.array([value], type=item.type).take(pa.array([0] * len(rows), type=pa.int8()))
+        table = table.append_column(pa.field(name, item.type), column)
+    path = prediction_path(results_dir, condition)
+    write_table(path, table)
+    return path
+
+
+def read_condition(table: pa.Table) -> Condition:
+    """The condition of one prediction file's table."""
+    first: dict[str, Any] = table.select(CONDITION_SCHEMA.names).slice(0, 1).to_pylist()[0]
+    return Condition(**first)
+
+
+def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
+    """All finished conditions of a results folder, in the order of their cell ids.
+
+    Raises `DataError` when there are none or a file is damaged.
+    """
+    folder = results_dir / PREDICTIONS
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise DataError(
+            f"{folder}: no prediction files; run 'limla evaluate' with --output-dir {results_dir} first"
+        )
+    found: list[tuple[Condition, pa.Table]] = []
+    for path in paths:
+        table = read_table(path)
+        if table.num_rows == 0 or not set(CONDITION_SCHEMA.names) <= set(table.column_names):
+            raise DataError(f"{path}: not a prediction file of this version; remove it and evaluate again")
+        found.append((read_condition(table), table))
+    return found
+
+
+def read_encodings(data_dir: Path, variants: Sequence[str]) -> pa.Table:
+    """The EncodingRows of the named variants of a dataset as one table."""
+    return pa.concat_tables([read_table(data_dir / name / "encoding.parquet") for name in variants])

@@ -1,0 +1,308 @@
+"""WebDataset shards: the key grammar, a deterministic tar writer with its DALI index, and a reader.
+
+A shard is a plain USTAR archive (POSIX.1-1988) whose members are `<key>.<extension>`; the members of one
+sample stand together: the image (`jpg`, `png`, …), `cls` (the class index in ASCII) and `json` (metadata,
+which holds the key again so that loaders that lose member names still return it). Beside `x.tar` stands
+`x.idx`, DALI's index (format v1.2, as `wds2idx` writes it): byte offsets and sizes of every member.
+
+Python's `tarfile` and webdataset's `TarWriter` are not used for writing: they cost a quarter of the time of
+re-encoding, and a float mtime adds a 1 KB PAX header to every member.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from limla.errors import DataError
+from limla.files import atomic_open, write_bytes
+
+BLOCK = 512
+MAX_NAME_BYTES = 100
+"""The USTAR name field; limla keeps every member name within it, so no prefix or extension header is needed."""
+MAX_KEY_LENGTH = 92
+IMAGE_EXTENSIONS = ("jpg", "png", "bmp", "tif", "webp")
+"""The extensions under which an image member can stand in a shard."""
+_KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+_INDEX_VERSION = "v1.2"
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is a valid sample key, else raise `ValueError`.
+
+    A key is ASCII letters, digits, `_`, `-` and `/`, at most 92 characters: webdataset cuts a name at its
+    first dot, DALI refuses such a tar, and 92 plus an extension fits the USTAR name field.
+    """
+    if len(key) > MAX_KEY_LENGTH or not _KEY.fullmatch(key):
+        raise ValueError(
+            f"sample key {key!r} is not valid: use 1 to {MAX_KEY_LENGTH} ASCII letters, digits, '_', '-' "
+            "and '/' between non-empty parts; no dots"
+        )
+    return key
+
+
+def _header(name: bytes, num_bytes: int) -> bytes:
+    """One USTAR header block: regular file, mode 0644, owner 0, mtime 0."""
+    fields = b"".join(
+        (
+            name.ljust(100, b"\0"),
+            b"0000644\00000000\00000000\0",
+            b"%011o\0" % num_bytes,
+            b"00000000000\0",
+        )
+    )
+    tail = b"0".ljust(101, b"\0") + b"ustar\x0000"
+    # the checksum is the sum of all header bytes with the checksum field itself taken as eight spaces
+    checksum = sum(fields) + sum(tail) + 8 * 0x20
+    return (fields + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One finished shard, as its manifest lists it.
+
+    Attributes:
+        name: file name of the tar, `<split>-<nnnnnn>.tar`.
+        split: "train", "val" or "test".
+        num_samples: samples in the shard.
+        num_bytes: size of the tar file in bytes.
+        sha256: SHA-256 of the tar file, hexadecimal.
+    """
+
+    name: str
+    split: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes one tar and its index. Equal samples in equal order give equal bytes.
+
+    Use `open_shard`, which makes both files appear whole or not at all.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._offset = 0
+        self._index: list[str] = []
+
+    @property
+    def num_samples(self) -> int:
+        """Samples written so far."""
+        return len(self._index)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes written so far."""
+        return self._offset
+
+    def add(self, key: str, members: dict[str, bytes]) -> None:
+        """Append one sample.
+
+        Args:
+            key: the sample key, see `check_key`.
+            members: extension → bytes, written in the order given; "json" and "cls" are ours.
+
+        Raises `ValueError` for an invalid key and `OSError` when the disk is full.
+        """
+        check_key(key)
+        parts: list[bytes] = []
+        line: list[str] = []
+        offset = self._offset
+        for extension, data in members.items():
+            name = f"{key}.{extension}"
+            encoded = name.encode("ascii")
+            assert len(encoded) <= MAX_NAME_BYTES, name
+            num_bytes = len(data)
+            parts += (_header(encoded, num_bytes), data, bytes(-num_bytes % BLOCK))
+            line.append(f"{extension} {offset + BLOCK} {num_bytes} {name}")
+            offset += BLOCK + num_bytes + -num_bytes % BLOCK
+        block = b"".join(parts)
+        self._file.write(block)
+        self._hash.update(block)
+        self._offset = offset
+        self._index.append(" ".join(line))
+
+    def finish(self) -> None:
+        """Write the end-of-archive mark (two zero blocks)."""
+        end = bytes(2 * BLOCK)
+        self._file.write(end)
+        self._hash.update(end)
+        self._offset += len(end)
+
+    def index_text(self) -> str:
+        """The DALI index of what was written."""
+        return "".join(f"{line}\n" for line in (f"{_INDEX_VERSION} {self.num_samples}", *self._index))
+
+    def entry(self, name: str, split: str) -> ShardEntry:
+        """The manifest entry of the finished shard."""
+        return ShardEntry(name, split, self.num_samples, self.num_bytes, self._hash.hexdigest())
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[ShardWriter]:
+    """Open `path` (`….tar`) for writing; tar and index appear when the block ends without an error."""
+    with atomic_open(path) as file:
+        writer = ShardWriter(file)
+        yield writer
+        writer.finish()
+    write_bytes(index_path(path), writer.index_text().encode("ascii"))
+
+
+def shard_name(split: str, number: int) -> str:
+    """The file name of a split's shard: `train-000003.tar`."""
+    return f"{split}-{number:06d}.tar"
+
+
+def index_path(tar_path: Path) -> Path:
+    """Where the DALI index of a tar stands."""
+    return tar_path.with_suffix(".idx")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard; `image` and the other views are valid while the reader is open.
+
+    Attributes:
+        key: the sample key.
+        extension: of the image member ("jpg", "png", …).
+        image: the encoded image.
+        label: the class index.
+        metadata: the `json` member; always holds "key", "height", "width".
+    """
+
+    key: str
+    extension: str
+    image: memoryview
+    label: int
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one sample's members lie in the tar: extension → (offset, num_bytes)."""
+
+    key: str
+    extension: str
+    members: dict[str, tuple[int, int]]
+
+
+def read_index(tar_path: Path) -> list[Location]:
+    """Read the DALI index beside `tar_path`.
+
+    Raises `DataError` when it is missing, not an index, or points outside the tar.
+    """
+    path = index_path(tar_path)
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        tar_bytes = tar_path.stat().st_size
+        version, count = lines[0].split()
+        if version != _INDEX_VERSION or int(count) != len(lines) - 1:
+            raise ValueError(lines[0])
+        locations = [_parse_location(line) for line in lines[1:]]
+        if any(start + size > tar_bytes for place in locations for start, size in place.members.values()):
+            raise ValueError("an offset lies outside the tar")
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: missing; the folder is incomplete: make it again") from error
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: not a valid index of {tar_path.name} ({error}); make the shard again"
+        ) from error
+    return locations
+
+
+def _parse_location(line: str) -> Location:
+    words = line.split(" ")
+    members: dict[str, tuple[int, int]] = {}
+    key = image_extension = ""
+    for extension, offset, num_bytes, name in zip(
+        words[::4], words[1::4], words[2::4], words[3::4], strict=True
+    ):
+        members[extension] = (int(offset), int(num_bytes))
+        if extension in IMAGE_EXTENSIONS:
+            key, image_extension = name[: -len(extension) - 1], extension
+    if not key:
+        raise ValueError(f"no image member in {line[:80]!r}")
+    return Location(key, image_extension, members)
+
+
+class ShardReader:
+    """Random and sequential access to a shard through its index, without copying (memory map).
+
+    Close it, or use it as a context manager, after the last use of any `Sample.image`.
+    """
+
+    def __init__(self, tar_path: Path) -> None:
+        self.path = tar_path
+        self.locations = read_index(tar_path)
+        with tar_path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._view = memoryview(self._map)
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self.sample(number) for number in range(len(self)))
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the file; if a view of it is still held, the map goes with that view."""
+        self._view.release()
+        try:
+            self._map.close()
+        except BufferError:
+            return
+
+    def member(self, number: int, extension: str) -> memoryview:
+        """The bytes of one member of sample `number`; raises `DataError` when the sample has none."""
+        place = self.locations[number]
+        if extension not in place.members:
+            raise DataError(
+                f"{self.path}: sample '{place.key}' has no '{extension}' member; make the shard again"
+            )
+        offset, num_bytes = place.members[extension]
+        return self._view[offset : offset + num_bytes]
+
+    def label(self, number: int) -> int:
+        """The class index of sample `number`."""
+        data = bytes(self.member(number, "cls"))
+        try:
+            return int(data)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: 'cls' of '{self.locations[number].key}' is {data!r}, not a number"
+            ) from error
+
+    def metadata(self, number: int) -> dict[str, Any]:
+        """The `json` member of sample `number`."""
+        data = bytes(self.member(number, "json"))
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise DataError(
+                f"{self.path}: 'json' of '{self.locations[number].key}' is not JSON: {error}"
+            ) from error
+
+    def sample(self, number: int) -> Sample:
+        """Sample `number`, in the order it was written."""
+        place = self.locations[number]
+        image = self.member(number, place.extension)
+        return Sample(place.key, place.extension, image, self.label(number), self.metadata(number))
