@@ -40,7 +40,7 @@ def mean_interval(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return Interval(math.nan, math.nan)
-    half = float(sem(array) * t.ppf((1 + confidence) / 2, len(array) - 1))
+    half = float(np.asarray(sem(array))) * float(t.ppf((1 + confidence) / 2, len(array) - 1))
     mean = float(array.mean())
     return Interval(mean - half, mean + half)
 
