@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "limla.cli.report:report",
     "run": "limla.cli.run:run",
     "calibration": "limla.cli.calibration:calibration",
+    "fetch": "limla.cli.fetch:fetch",
 }
 """Command name → "module:attribute", in the order of the work."""
 

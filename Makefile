@@ -1,0 +1,66 @@
+# Everything a user or a developer types. `make help` lists it.
+PYTHON    ?= python3
+VENV      ?= .venv
+QUALITIES ?= 1,5,10,50,90
+SHARDS    ?= shards
+RAW       ?=
+NAME      ?= $(shell basename "$(RAW)")
+BIN       := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint shards train report bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+# One environment, grown by need: what the tools need, then the tests, then the checkers.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "limla needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian: apt install python3-venv" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --quiet -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+demo: $(VENV)/.installed  ## the whole line on an embedded dataset; ends by naming the HTML report
+	$(BIN)/python tools/calibration.py demo/photos
+	$(BIN)/python tools/run.py tools/demo.toml
+
+test: $(VENV)/.installed-test  ## the whole test suite
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-dev  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+check: lint test  ## lint, then the tests
+
+shards: $(VENV)/.installed  ## RAW=folder [QUALITIES=1,5,10,50,90] [SHARDS=shards] [NAME=…]: pack and re-encode photos
+	@test -n "$(RAW)" || { echo "name the folder of photos: make shards RAW=path/to/folder QUALITIES=$(QUALITIES)" >&2; exit 2; }
+	$(BIN)/python tools/pack.py "$(RAW)" "$(SHARDS)/$(NAME)"
+	$(BIN)/python tools/reencode.py "$(SHARDS)/$(NAME)" --quality "$(QUALITIES)"
+
+train: $(VENV)/.installed  ## ARGS="--data-dir shards/flowers --quality 10 …": limla-train
+	$(BIN)/limla-train $(ARGS)
+
+report: $(VENV)/.installed  ## ARGS="results --output report.html": limla report
+	$(BIN)/limla report $(ARGS)
+
+bench: $(VENV)/.installed  ## RAW=folder of photos: throughput side by side, JSON in benchmarks/results
+	@test -n "$(RAW)" || { echo "name a folder of photos: make bench RAW=path/to/folder" >&2; exit 2; }
+	for name in reencode load attacks; do $(BIN)/python benchmarks/$$name.py --photos "$(RAW)" || exit 1; done
+
+clean:  ## remove the environment and the demo
+	rm -rf $(VENV) demo

@@ -1,0 +1,25 @@
+"""`limla fetch`: download a public dataset as class folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+
+
+@click.command("fetch", cls=LimlaCommand)
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--merge", is_flag=True, help="Put official splits together; `limla pack` then splits by class.")
+def fetch(name: str, folder: Path, merge: bool) -> None:
+    """Download dataset NAME into FOLDER as class folders, ready for `limla pack` (needs a network).
+
+    Known: imagenette, flowers102, cifar10, cifar100, eurosat, oxfordiiitpet, food101, dtd, fgvcaircraft.
+    """
+    from limla.fetching import fetch as fetch_dataset
+
+    num_images = fetch_dataset(name, folder, merge, ConsoleProgress())
+    click.echo(f"{num_images} images in {folder}; next: limla pack {folder} shards/{folder.name}")
