@@ -103,16 +103,22 @@ def classification_scores(confusion: npt.NDArray[np.int64]) -> ClassificationSco
 
 def macro_scores(confusions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ...]:
     """Accuracy and macro precision, recall, F1 of each of (B, C, C) confusion matrices, four (B,) arrays."""
-    hits = np.diagonal(confusions, axis1=1, axis2=2).astype(np.float64)
-    of_class = confusions.sum(axis=2)
-    predicted = confusions.sum(axis=1)
+    return marginal_scores(
+        np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(axis=2), confusions.sum(axis=1)
+    )
+
+
+def marginal_scores(
+    hits: npt.NDArray[np.int64], of_class: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """`macro_scores` from the diagonals, row sums and column sums of the matrices, (B, C) each."""
     total = of_class.sum(axis=1)
     if (total == 0).any():
         raise ValueError("no samples: a confusion matrix is empty")
     present = (of_class + predicted) > 0
-    precision = np.divide(hits, predicted, out=np.zeros_like(hits), where=predicted > 0)
-    recall = np.divide(hits, of_class, out=np.zeros_like(hits), where=of_class > 0)
-    f1 = np.divide(2 * hits, of_class + predicted, out=np.zeros_like(hits), where=present)
+    precision = np.divide(hits, predicted, out=np.zeros(hits.shape), where=predicted > 0)
+    recall = np.divide(hits, of_class, out=np.zeros(hits.shape), where=of_class > 0)
+    f1 = np.divide(2 * hits, of_class + predicted, out=np.zeros(hits.shape), where=present)
     num_present = present.sum(axis=1)
     return (
         hits.sum(axis=1) / total,
