@@ -214,10 +214,10 @@ def _known_names(path: str) -> list[str]:
     return [item.name for item in fields(tables.get(path.split(".")[0], Study))]
 
 
-def read_study(path: Path) -> Study:
-    """Read a study from a TOML file; relative paths in it are relative to the file's folder.
+def read_settings(path: Path) -> dict[str, Any]:
+    """The entries of a study's TOML file; relative paths in it are relative to the file's folder.
 
-    Raises `SettingsError` for a file that is missing, is not TOML, or asks for what does not exist.
+    Raises `SettingsError` for a file that is missing or is not TOML.
     """
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -230,4 +230,12 @@ def read_study(path: Path) -> Study:
     for name in ("data_dir", "output_dir", "raw"):
         if isinstance(settings.get(name), str):
             settings[name] = path.parent / Path(settings[name]).expanduser()
-    return study_from(settings, str(path))
+    return settings
+
+
+def read_study(path: Path) -> Study:
+    """Read a study from a TOML file (see `read_settings`).
+
+    Raises `SettingsError` for a file that cannot be read or asks for what does not exist.
+    """
+    return study_from(read_settings(path), str(path))
