@@ -16,6 +16,18 @@ SUBSAMPLINGS = ("420", "422", "444")
 _MAX_SIDE = 65500
 
 
+def decode_jpeg(data: bytes | memoryview) -> Image:
+    """Decode to (H, W, 3) uint8 RGB: accurate DCT, smooth ("fancy") chroma upsampling; gray is repeated.
+
+    Bit for bit what Pillow and DALI on the CPU give. EXIF orientation is not applied (packing did that).
+    Raises `DataError` for damaged or truncated data.
+    """
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
+    except ValueError as error:
+        raise DataError(f"not a decodable JPEG: {error}") from error
+
+
 class JpegCodec:
     """Baseline JPEG, standard quantisation and Huffman tables, chroma subsampling pinned.
 
@@ -55,17 +67,8 @@ class JpegCodec:
         )
 
     def decode(self, data: bytes | memoryview) -> Image:
-        """Decode to (H, W, 3) uint8 RGB: accurate DCT, smooth ("fancy") chroma upsampling; gray is repeated.
-
-        Bit for bit what Pillow and DALI on the CPU give. EXIF orientation is not applied (packing did that).
-        Raises `DataError` for damaged or truncated data.
-        """
-        try:
-            return simplejpeg.decode_jpeg(
-                data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True
-            )
-        except ValueError as error:
-            raise DataError(f"not a decodable JPEG: {error}") from error
+        """See `decode_jpeg`."""
+        return decode_jpeg(data)
 
     def settings(self) -> dict[str, str | int | bool]:
         """The pinned knobs."""

@@ -1,0 +1,50 @@
+"""One function from an image member's bytes to pixels, for every format that can stand in a shard."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+
+from limla.codecs.jpeg import decode_jpeg
+from limla.errors import DataError
+from limla.types import Image
+
+_FORMATS = {"png": "PNG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
+# what Pillow's readers raise for damage differs by format and by the byte that is hit
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    PIL.Image.DecompressionBombError,
+)
+
+
+def decode_image(data: bytes | memoryview, extension: str) -> Image:
+    """Decode an image member of a shard to (H, W, 3) uint8 sRGB.
+
+    "jpg" goes through libjpeg-turbo as `JpegCodec.decode` does; "png", "bmp", "tif" and "webp" go through
+    Pillow. Packing has made the pixels upright sRGB already: nothing is rotated here, gray is repeated.
+
+    Raises `DataError` for damaged data or an unknown extension. Thread-safe; both decoders release the GIL.
+    """
+    if extension == "jpg":
+        return decode_jpeg(data)
+    if extension not in _FORMATS:
+        raise DataError(f"no decoder for '.{extension}'; known: jpg, {', '.join(_FORMATS)}")
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=[_FORMATS[extension]]) as picture:
+            return np.array(picture.convert("RGB"))
+    except _DAMAGE as error:
+        raise DataError(f"not a decodable {_FORMATS[extension]} image: {error}") from error
