@@ -10,7 +10,7 @@ from dataclasses import dataclass
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
-_NEVER = 2**31 - 1
+_NEVER = -1
 _TOP_PAD_BYTES = 64 << 20
 
 

@@ -1,0 +1,223 @@
+"""The attack socket: the base checks, bounds and restores; a plug only computes.
+
+All perturbations are measured on the [0, 1] scale of a `Batch`: "8/255" is parsed by the command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from limla.errors import DataError, SettingsError
+from limla.registry import ATTACKS
+
+
+class Attack(ABC):
+    """Moves images within a small ball so that a model errs (untargeted, white box).
+
+    Attributes:
+        name: the catalogue name.
+        norm: "linf" or "l2", the norm of the ball; "" for "none".
+        uses_seed: whether the result depends on the seed (a random start); then the seed is part of the record.
+        eps: radius of the ball on the [0, 1] scale; 0 leaves the images exactly as they are.
+    """
+
+    name: ClassVar[str]
+    norm: ClassVar[str]
+    uses_seed: ClassVar[bool] = False
+
+    def __init__(self, eps: float) -> None:
+        if not (math.isfinite(eps) and 0 <= eps <= 1):
+            raise SettingsError(
+                f"eps {eps:g} of attack '{self.name}' is out of range: it is measured on the [0, 1] scale, "
+                "so choose 0 to 1, for example 8/255"
+            )
+        self.eps = float(eps)
+
+    def settings(self) -> dict[str, Any]:
+        """Every parameter but eps, JSON types only: part of the record."""
+        return {}
+
+    def run(self, victim: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        """Attack one batch.
+
+        Args:
+            victim: images in [0, 1] → (N, C) logits; attacked in eval mode.
+            images: (N, channels, H, W) float32 in [0, 1], on the victim's device; left untouched.
+            labels: (N,) int64 true classes.
+            seed: of the attack's randomness; equal arguments give equal results on one machine and device.
+
+        Returns a new tensor of the images' shape: within eps of them in the attack's norm, in [0, 1], finite.
+        The victim's parameters, gradients, `requires_grad`, buffers and every module's train/eval mode are
+        left as they were, and so is the global random state.
+
+        Raises `ValueError` for a batch that is none, `DataError` when the victim's logits or gradients are
+        not finite or a label is not among its outputs, `SettingsError` for a model that cannot be attacked.
+        """
+        _check_batch(images, labels)
+        if self.eps == 0 or len(images) == 0:
+            return images.clone()
+        with _left_as_it_was(victim), _seeded(seed, images.device), torch.enable_grad():
+            judged = _JudgedVictim(victim, images.device, labels)
+            adversarial = self._compute(judged, images.detach(), labels).detach()
+        judged.raise_if_not_finite(self.name)
+        assert adversarial.shape == images.shape, (self.name, adversarial.shape)
+        adversarial = project(adversarial, images, self.norm, self.eps)
+        assert bool(torch.isfinite(adversarial).all()), self.name
+        return adversarial
+
+    @abstractmethod
+    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The adversarial images, not yet bounded; called in eval mode, gradients on, seeded."""
+
+
+def project(adversarial: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:
+    """The nearest point to `adversarial` in the eps-ball around `images`, then clamped to [0, 1].
+
+    "linf" clamps each value; "l2" shortens each image's difference to length eps. Clamping to [0, 1], where
+    the images lie, only brings the result nearer to them, so it stays in the ball.
+    """
+    if norm == "linf":
+        bounded = torch.minimum(torch.maximum(adversarial, images - eps), images + eps)
+    elif norm == "l2":
+        difference = (adversarial - images).flatten(1)
+        length = difference.norm(dim=1, keepdim=True)
+        bounded = images + (difference * (eps / length.clamp(min=eps))).view_as(images)
+    else:
+        raise AssertionError(f"no projection for norm '{norm}'")
+    return bounded.clamp_(0, 1)
+
+
+def attack_parameters(name: str) -> tuple[str, ...]:
+    """The parameters that an attack takes, "eps" first; () for "none"."""
+    parameters = inspect.signature(ATTACKS.load(name)).parameters.values()
+    return tuple(parameter.name for parameter in parameters)
+
+
+def build_attack(
+    name: str, eps: float | None = None, steps: int | None = None, alpha: float | None = None
+) -> Attack:
+    """An attack by its catalogue name; None leaves a parameter at the attack's default.
+
+    Raises `UnknownNameError`, and `SettingsError` for a parameter that the attack does not take, lacks, or
+    takes in another range.
+    """
+    known = attack_parameters(name)
+    given = {
+        key: value for key, value in {"eps": eps, "steps": steps, "alpha": alpha}.items() if value is not None
+    }
+    foreign = [key for key in given if key not in known]
+    if foreign:
+        takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
+        raise SettingsError(f"attack '{name}' takes no {' and no '.join(foreign)}; {takes}")
+    if "eps" in known and "eps" not in given:
+        raise SettingsError(f"attack '{name}' needs eps, the largest change per value, for example 8/255")
+    return ATTACKS.load(name)(**given)
+
+
+def _check_batch(images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or images.dtype != torch.float32:
+        raise ValueError(f"images must be (N, C, H, W) float32, got {tuple(images.shape)} {images.dtype}")
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be ({len(images)},) int64, got {tuple(labels.shape)} {labels.dtype}")
+    # written so that NaN fails too
+    if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
+        raise ValueError("images must lie in [0, 1]: normalisation belongs into the model, as its first layer")
+
+
+class _JudgedVictim(nn.Module):
+    """The victim as an attack library sees it: on a known device, with its logits and gradients judged.
+
+    A plain wrapper also keeps libraries from guessing a normalisation out of the model's attributes and
+    from changing the mode of its modules.
+    """
+
+    def __init__(self, victim: nn.Module, device: torch.device, labels: Tensor) -> None:
+        super().__init__()
+        # in a tuple, so that it is no submodule: .train() and .eval() of the wrapper do not reach it
+        self._victim = (victim,)
+        self._lowest, self._highest = int(labels.min()), int(labels.max())
+        # libraries take the device from the first parameter, and not every model has one
+        self._device_mark = nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+        self._finite_logits = torch.ones((), dtype=torch.bool, device=device)
+        self._finite_gradients = torch.ones((), dtype=torch.bool, device=device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            images.register_hook(self._judge_gradient)
+        logits = self._victim[0](images)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise SettingsError(f"the model gives {shape} for {len(images)} images: it must give (N, C) logits")
+        if self._lowest < 0 or self._highest >= logits.shape[1]:
+            raise DataError(
+                f"labels {self._lowest} to {self._highest} do not fit a model of {logits.shape[1]} classes"
+            )
+        if images.requires_grad and not logits.requires_grad:
+            raise SettingsError(
+                "the model's output does not depend differentiably on its input (detach, no_grad or rounding "
+                "inside?), so a gradient attack cannot run on it"
+            )
+        # kept on the device and read once per batch, so that a GPU need not wait at every step
+        self._finite_logits &= torch.isfinite(logits.detach()).all()
+        return logits
+
+    def _judge_gradient(self, gradient: Tensor) -> None:
+        self._finite_gradients &= torch.isfinite(gradient).all()
+
+    def raise_if_not_finite(self, name: str) -> None:
+        """Raise `DataError` if any logit or gradient so far was NaN or infinite."""
+        for finite, what in ((self._finite_logits, "logits"), (self._finite_gradients, "gradients")):
+            if not bool(finite):
+                raise DataError(
+                    f"attack '{name}': the model's {what} are NaN or infinite; its weights have diverged or "
+                    "its normalisation is wrong: evaluate another checkpoint"
+                )
+
+
+@contextmanager
+def _left_as_it_was(victim: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters inside; afterwards everything about the victim as before.
+
+    The flags are set one by one: `train()` and `eval()` may be overridden, and act on whole trees.
+    """
+    modes = [(module, module.training) for module in victim.modules()]
+    frozen = [(parameter, parameter.requires_grad) for parameter in victim.parameters()]
+    buffers = [
+        (module, name, buffer, buffer._version, buffer.clone())
+        for module in victim.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        for module, _ in modes:
+            module.training = False
+        for parameter, _ in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in frozen:
+            parameter.requires_grad_(requires_grad)
+        for module, name, buffer, version, values in buffers:
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(values)
+            if getattr(module, name) is not buffer:
+                setattr(module, name, buffer)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's generators of the CPU and of `device` seeded inside, and as before afterwards."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield

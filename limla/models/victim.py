@@ -1,0 +1,268 @@
+"""A fast copy of a model for evaluation and attacks: eval mode, no parameter gradients, fused, channels last.
+
+Convolution + batch norm pairs are found by watching one batch go through the model and reading the autograd
+graph, not by re-writing the model's code: data-dependent control flow, hooks and custom forwards stay as they
+are. Every change is kept only if the logits of that batch stay the same; otherwise the copy goes without it
+and says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+TOLERANCE = 1e-4
+"""Largest allowed |Δlogit|, relative to the largest |logit| of the batch."""
+
+# what a stranger's forward may raise when a layout or a fused layer does not suit it
+_MODEL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    AssertionError,
+    NotImplementedError,
+)
+
+
+class Victim(nn.Module):
+    """[0, 1] images → (N, C) logits, as the model it was copied from.
+
+    Attributes:
+        model: the copy.
+        fused_layers: convolutions that took over their batch norm.
+        channels_last: whether it computes in the NHWC memory layout.
+        notes: what was left out and why, for logs.
+    """
+
+    def __init__(
+        self, model: nn.Module, fused_layers: int, channels_last: bool, notes: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.fused_layers = fused_layers
+        self.channels_last = channels_last
+        self.notes = notes
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float32 in [0, 1] → (N, C) logits."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.model(images)
+
+
+def prepare_victim(
+    model: nn.Module, device: str | torch.device = "cpu", example: Tensor | None = None
+) -> Victim:
+    """A fast evaluation copy of `model` on `device`; the model itself is left exactly as it was.
+
+    Args:
+        model: [0, 1] NCHW float32 images → (N, C) logits; any `nn.Module`.
+        device: where the copy lives.
+        example: (N, 3, H, W) float32 images in [0, 1] of the size to come, two or more are enough. Without it
+            nothing can be checked, so the copy is neither fused nor channels-last.
+
+    The copy's logits on `example` differ from the model's in eval mode by at most `TOLERANCE`. Never raises
+    because a speed-up does not suit the model; it raises what the model itself raises on `example`.
+    """
+    plain = _plain_copy(model, device)
+    if example is None:
+        return Victim(plain, 0, False, ("no example batch: neither fused nor channels-last",))
+    images = example.detach().to(device)
+    with torch.no_grad():
+        reference = plain(images)
+    if not (isinstance(reference, Tensor) and bool(torch.isfinite(reference).all())):
+        return Victim(plain, 0, False, ("its logits on the example are no finite tensor: left as it is",))
+    notes: list[str] = []
+    best, fused_layers = plain, 0
+    pairs = _conv_norm_pairs(plain, images)
+    if pairs:
+        fused = copy.deepcopy(plain)
+        _fuse(fused, pairs)
+        problem = _difference(fused, images, reference)
+        if problem is None:
+            best, fused_layers = fused, len(pairs)
+        else:
+            notes.append(f"batch norms are not fused: {problem}")
+    _set_layout(best, torch.channels_last)
+    problem = _difference(best, images.contiguous(memory_format=torch.channels_last), reference)
+    if problem is not None:
+        _set_layout(best, torch.contiguous_format)
+        notes.append(f"not channels-last: {problem}")
+    return Victim(best, fused_layers, problem is None, tuple(notes))
+
+
+def _plain_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """A frozen deep copy in eval mode on `device`."""
+    # tensors computed from parameters (weight_norm, spectral_norm) are attributes that deepcopy refuses; the
+    # module's own hook computes them again at each forward
+    computed: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    plain = copy.deepcopy(model, computed).to(device)
+    for module in plain.modules():
+        module.training = False
+    for parameter in plain.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return plain
+
+
+def _set_layout(model: nn.Module, layout: torch.memory_format) -> None:
+    # `Module.to(memory_format=channels_last)` refuses models that also hold 5-D parameters
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+
+
+def _difference(changed: nn.Module, images: Tensor, reference: Tensor) -> str | None:
+    """Why `changed` does not stand for the model that gave `reference`; None if it does, backward included."""
+    try:
+        probe = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = changed(probe)
+            if reference.is_floating_point() and logits.requires_grad:
+                # a layout can suit the forward pass and not the backward
+                torch.autograd.grad(logits.sum(), probe, allow_unused=True)
+    except _MODEL_ERRORS as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if not isinstance(logits, Tensor) or logits.shape != reference.shape:
+        return "the output changes its shape"
+    scale = float(reference.abs().max()) if reference.numel() else 0.0
+    error = float((logits.detach() - reference).abs().max()) if reference.numel() else 0.0
+    # written so that NaN counts as a difference
+    return None if error <= TOLERANCE * max(scale, 1e-6) else f"logits differ by {error:.1e} of {scale:.1e}"
+
+
+@dataclass
+class _Call:
+    """What one call of a layer left in the autograd graph."""
+
+    node: Any
+    count: int = 0
+
+
+def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Names of (convolution, batch norm) pairs where the norm is all that reads the convolution's output.
+
+    Runs `images` through `model` once, watched by hooks that are then removed. [] when the model cannot be
+    watched (no gradient reaches its output).
+    """
+    convs = _candidates(model, nn.Conv2d, lambda layer: True)
+    norms = _candidates(
+        model, nn.BatchNorm2d, lambda layer: layer.running_mean is not None and layer.running_var is not None
+    )
+    calls = {name: _Call(None) for name in (*convs, *norms)}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            del module, arguments
+            calls[name].node = output.grad_fn
+            calls[name].count += 1
+
+        return hook
+
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in (*convs.items(), *norms.items())]
+    try:
+        with torch.enable_grad():
+            logits = model(images.detach().requires_grad_(True))
+    except _MODEL_ERRORS:
+        return []
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = {name: call.node for name, call in calls.items() if call.count == 1 and call.node is not None}
+    conv_of_node = {once[name]: name for name in convs if name in once}
+    readers = _count_readers(logits.grad_fn)
+    pairs: list[tuple[str, str]] = []
+    for name in norms:
+        if name not in once:
+            continue
+        source = once[name].next_functions[0][0] if once[name].next_functions else None
+        conv = conv_of_node.get(source)
+        if conv is not None and readers[source] == 1 and _same_width(convs[conv], norms[name]):
+            pairs.append((conv, name))
+    return pairs
+
+
+def _same_width(conv: nn.Module, norm: nn.Module) -> bool:
+    return getattr(conv, "out_channels", None) == getattr(norm, "num_features", None)
+
+
+def _candidates(model: nn.Module, kind: type[nn.Module], suits: Callable[[Any], bool]) -> dict[str, nn.Module]:
+    """Layers of exactly this kind that stand at one place, own their parameters, and have no hooks."""
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {
+        name: module
+        for name, module in model.named_modules()
+        # a subclass may compute something else; a parametrised or pruned layer is one
+        if type(module) is kind
+        and name
+        and places[id(module)] == 1
+        and not _has_hooks(module)
+        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
+        and (kind is not nn.Conv2d or isinstance(module._parameters.get("weight"), nn.Parameter))
+        and suits(module)
+    }
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether anything watches or changes what goes in and out of this layer."""
+    return any(
+        bool(getattr(module, table))
+        for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
+
+
+def _count_readers(root: Any) -> Counter[Any]:
+    """How many edges of the autograd graph lead to each node."""
+    readers: Counter[Any] = Counter()
+    waiting = [root] if root is not None else []
+    seen = set(waiting)
+    while waiting:
+        for node, _ in waiting.pop().next_functions:
+            if node is None:
+                continue
+            readers[node] += 1
+            if node not in seen:
+                seen.add(node)
+                waiting.append(node)
+    return readers
+
+
+@torch.no_grad()
+def _fuse(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
+    """Fold each batch norm into its convolution (in float64) and put an identity in its place."""
+    for conv_name, norm_name in pairs:
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight.double(),
+            None if conv.bias is None else conv.bias.double(),
+            norm.running_mean.double(),
+            norm.running_var.double(),
+            norm.eps,
+            None if norm.weight is None else norm.weight.double(),
+            None if norm.bias is None else norm.bias.double(),
+        )
+        conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+        parent, _, last_name = norm_name.rpartition(".")
+        setattr(model.get_submodule(parent), last_name, nn.Identity())
