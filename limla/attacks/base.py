@@ -66,7 +66,8 @@ class Attack(ABC):
             return images.clone()
         with _left_as_it_was(victim), _seeded(seed, images.device), torch.enable_grad():
             judged = _JudgedVictim(victim, images.device, labels)
-            adversarial = self._compute(judged, images.detach(), labels).detach()
+            # in one memory layout: a random start fills memory in order, so it would depend on the layout
+            adversarial = self._compute(judged, images.detach().contiguous(), labels).detach()
         judged.raise_if_not_finite(self.name)
         assert adversarial.shape == images.shape, (self.name, adversarial.shape)
         adversarial = project(adversarial, images, self.norm, self.eps)
