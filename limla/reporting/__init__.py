@@ -1,1 +1,34 @@
-"""Reporting."""
+"""Rows → metrics with intervals → one self-contained HTML page and CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from limla.progress import SILENT, Progress
+
+
+def report(
+    results_dir: Path,
+    data_dir: Path | Sequence[Path] | None,
+    output: Path,
+    progress: Progress = SILENT,
+) -> Path:
+    """Write the report of a results folder; returns `output`.
+
+    Args:
+        results_dir: a folder that evaluation wrote.
+        data_dir: the dataset folder(s) that were evaluated, for rate, PSNR, SSIM, class names and settings;
+            None leaves these out, and the page says so.
+        output: the HTML file; `metrics.csv`, `matrix.csv`, `classes.csv` and, with a data folder,
+            `encoding.csv` are written beside it. Existing files are replaced, whole or not at all.
+        progress: told what is missing and what was written.
+
+    Raises `DataError` when there are no predictions, a file is damaged, or results of two versions of one
+    dataset meet. Equal rows and folders give equal bytes.
+    """
+    # matplotlib and jinja2 are imported only when a report is made
+    from limla.reporting.page import write_report
+
+    data_dirs = [] if data_dir is None else [data_dir] if isinstance(data_dir, Path) else list(data_dir)
+    return write_report(results_dir, data_dirs, output, progress)

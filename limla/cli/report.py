@@ -1,0 +1,38 @@
+"""`limla report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+
+
+@click.command("report", cls=LimlaCommand)
+@click.argument("results_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--data-dir",
+    "data_dirs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Dataset folder that was evaluated (holds 'source' and '<codec>-q<quality>'), for rate, PSNR, SSIM, "
+    "class names and settings; repeat it for several datasets.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="The HTML file; the CSV files are written beside it.",
+)
+def report(results_dir: Path, data_dirs: tuple[Path, ...], output: Path) -> None:
+    """Report RESULTS_DIR, a folder that 'limla evaluate' or 'limla run' wrote, as one HTML file and CSV.
+
+    The page needs no network: figures and pictures are inside it. Every number has its 95% interval.
+    """
+    from limla.reporting import report as write
+
+    path = write(results_dir, data_dirs, output, ConsoleProgress())
+    click.echo(path)

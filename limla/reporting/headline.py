@@ -1,0 +1,161 @@
+"""The first paragraph: plain sentences made from points and their intervals, and nothing beyond them."""
+
+from __future__ import annotations
+
+import math
+
+from limla.reporting.encodings import Variant
+from limla.reporting.sections import Attack, Point, Section, Subject, train_text
+
+_MAX_MODELS, _MAX_ATTACKS = 3, 3
+
+
+def headline(section: Section) -> list[str]:
+    """One paragraph per model, at most three.
+
+    A difference is stated as "lies below" or "lies above" only where two 95% intervals do not overlap.
+    """
+    models = list(dict.fromkeys(subject.model for subject in section.subjects))
+    paragraphs = [_of_model(section, model) for model in models[:_MAX_MODELS]]
+    if len(models) > _MAX_MODELS:
+        paragraphs.append(
+            f"{len(models) - _MAX_MODELS} more models: see the figures and the table of all metrics."
+        )
+    return [text for text in paragraphs if text]
+
+
+def percent(point: Point | None) -> str:
+    """ "91.2% [88.0, 93.6]"; a dash where it is not known."""
+    if point is None or math.isnan(point.value):
+        return "–"
+    if point.low is None or point.high is None:
+        return f"{100 * point.value:.1f}%"
+    return f"{100 * point.value:.1f}% [{100 * point.low:.1f}, {100 * point.high:.1f}]"
+
+
+def _of_model(section: Section, model: str) -> str:
+    subjects = [subject for subject in section.subjects if subject.model == model]
+    subject = subjects[0]
+    sentences: list[str] = []
+    clean = section.clean
+    if clean is not None:
+        known = [variant for variant in section.variants if section.point(subject, variant, clean)]
+        if known:
+            sentences.append(_reference_sentence(section, subject, clean, known[-1]))
+            sentences += _falling_sentences(section, subject, clean, known)
+    for attack in [attack for attack in section.attacks if not attack.is_none][-_MAX_ATTACKS:]:
+        sentences += _attack_sentences(section, subject, attack)
+    if clean is not None and len(subjects) > 1:
+        sentences += _training_sentence(section, subjects, clean)
+    return " ".join(sentences)
+
+
+def _trained(subject: Subject) -> str:
+    text = train_text(subject.train_codec, subject.train_quality)
+    if subject.train_quality == "unknown":
+        return subject.model
+    return f"{subject.model} trained on {'the originals' if subject.train_quality == 'source' else text}"
+
+
+def _at(section: Section, variant: Variant, *details: str) -> str:
+    """ "on the originals (2.31 bpp)" or "at q10 (0.45 bpp, 80.0% [75.1, 84.2])"."""
+    rate = section.rate_bpp(variant)
+    inside = ", ".join((*([f"{rate:.3g} bpp"] if rate is not None else []), *details))
+    where = "on the originals" if variant[1] is None else f"at {section.variant_label(variant)}"
+    return f"{where} ({inside})" if inside else where
+
+
+def _reference_sentence(section: Section, subject: Subject, clean: Attack, best: Variant) -> str:
+    point = section.point(subject, best, clean)
+    assert point is not None
+    seeds = f" (mean over {point.num_runs} seeds)" if point.num_runs > 1 else ""
+    return (
+        f"{_trained(subject)} is right on {percent(point)} of the {point.num_samples} {section.split} images "
+        f"{_at(section, best)}{seeds}."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _below(point: Point, reference: Point) -> bool:
+    return point.high is not None and reference.low is not None and point.high < reference.low
+
+
+def _above(point: Point, reference: Point) -> bool:
+    return _below(reference, point)
+
+
+def _falling_sentences(section: Section, subject: Subject, clean: Attack, known: list[Variant]) -> list[str]:
+    """Down to which quality the interval overlaps with the reference's, and where it no longer does."""
+    reference = section.point(subject, known[-1], clean)
+    assert reference is not None
+    codec = known[-2][0] if len(known) > 1 else ""
+    falling: list[tuple[Variant, Point]] = []
+    for variant in reversed(known[:-1]):
+        point = section.point(subject, variant, clean)
+        if variant[0] == codec and point is not None:
+            falling.append((variant, point))
+    if not falling:
+        return []
+    first_below = next((n for n, (_, point) in enumerate(falling) if _below(point, reference)), None)
+    lowest, lowest_point = falling[-1]
+    if first_below is None:
+        return [
+            f"Its interval overlaps with that at every tested quality, down to "
+            f"{_at(section, lowest, percent(lowest_point)).removeprefix('at ')}."
+        ]
+    sentences: list[str] = []
+    variant, point = falling[first_below]
+    if first_below:
+        held, held_point = falling[first_below - 1]
+        sentences.append(
+            f"Down to {_at(section, held, percent(held_point)).removeprefix('at ')} its interval overlaps with that; "
+            f"{_at(section, variant, percent(point))} it lies below."
+        )
+    else:
+        sentences.append(f"Already {_at(section, variant, percent(point))} its interval lies below that.")
+    if variant != lowest:
+        sentences.append(f"{_capital(_at(section, lowest))} it is {percent(lowest_point)}.")
+    return sentences
+
+
+def _attack_sentences(section: Section, subject: Subject, attack: Attack) -> list[str]:
+    known: list[tuple[Variant, Point]] = []
+    for variant in section.variants:
+        point = section.point(subject, variant, attack)
+        if point is not None:
+            known.append((variant, point))
+    if not known:
+        return []
+    best, reference = known[-1]
+    text = f"{attack.label} leaves {percent(reference)} {_at(section, best)}"
+    if len(known) == 1:
+        return [f"{text}."]
+    top, top_point = max(known, key=lambda pair: pair[1].value)
+    if _above(top_point, reference):
+        return [f"{text}, and most {_at(section, top)}: {percent(top_point)}, an interval above that."]
+    return [f"{text}; at no other tested quality does the interval lie above that."]
+
+
+def _training_sentence(section: Section, subjects: list[Subject], clean: Attack) -> list[str]:
+    """Whether training on re-encoded images pays at the lowest quality."""
+    lowest = section.variants[0]
+    if lowest[1] is None:
+        return []
+    points: list[tuple[Subject, Point]] = []
+    for subject in subjects:
+        point = section.point(subject, lowest, clean)
+        if point is not None:
+            points.append((subject, point))
+    if len(points) < 2 or points[0][0] != subjects[0]:
+        return []
+    base = points[0][1]
+    best, point = max(points[1:], key=lambda pair: pair[1].value)
+    verdict = "an interval above" if _above(point, base) else "intervals that overlap"
+    verdict = "an interval below" if _below(point, base) else verdict
+    return [
+        f"{_capital(_at(section, lowest))} the best of the other training conditions, {best.label}, "
+        f"reaches {percent(point)} against {percent(base)}: {verdict}."
+    ]
