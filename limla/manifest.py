@@ -139,23 +139,26 @@ def verify_shards(folder: Path, manifest: Manifest, split: str, contents: bool =
     Raises `DataError` naming the first file that is missing, truncated or altered.
     """
     for shard in manifest.of_split(split):
-        path = folder / shard.name
-        try:
-            status = path.stat()
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: missing, though the manifest lists it; make the folder again") from error
-        if status.st_size != shard.num_bytes:
-            raise DataError(
-                f"{path}: {status.st_size} bytes, but the manifest says {shard.num_bytes}: "
-                "truncated or altered; make the folder again"
-            )
-        mark = (str(path.resolve()), status.st_size, status.st_mtime_ns, shard.sha256)
-        if contents and mark not in _verified:
-            if file_sha256(path) != shard.sha256:
-                raise DataError(
-                    f"{path}: altered since it was made (its SHA-256 differs); make the folder again"
-                )
-            _verified.add(mark)
+        verify_shard(folder, shard, contents)
+
+
+def verify_shard(folder: Path, shard: ShardEntry, contents: bool = True) -> None:
+    """Check one tar as `verify_shards` does."""
+    path = folder / shard.name
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing, though the manifest lists it; make the folder again") from error
+    if status.st_size != shard.num_bytes:
+        raise DataError(
+            f"{path}: {status.st_size} bytes, but the manifest says {shard.num_bytes}: "
+            "truncated or altered; make the folder again"
+        )
+    mark = (str(path.resolve()), status.st_size, status.st_mtime_ns, shard.sha256)
+    if contents and mark not in _verified:
+        if file_sha256(path) != shard.sha256:
+            raise DataError(f"{path}: altered since it was made (its SHA-256 differs); make the folder again")
+        _verified.add(mark)
 
 
 def check_settings(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Engines."""
+"""Engines: an ordered map over shards. One file each, and one line in `limla.registry.ENGINES`."""

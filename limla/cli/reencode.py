@@ -1,0 +1,69 @@
+"""`limla reencode`: source shards at each quality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+
+
+@click.command("reencode", cls=LimlaCommand)
+@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.option("--codec", default="jpeg", show_default=True, help="Name of the codec.")
+@click.option(
+    "--quality", "qualities", default="1,5,10,50,90", show_default=True, help="List of 10, 10-90 or 10-90:10."
+)
+@click.option(
+    "--subsampling",
+    default="420",
+    show_default=True,
+    help="Chroma subsampling, 420, 422 or 444: decides the bytes as quality does.",
+)
+@click.option(
+    "--measure",
+    default="256",
+    show_default=True,
+    help="Images whose PSNR and SSIM are measured: a number, all or none. Bytes are counted for every image.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the draw of the measured images.")
+@click.option("--workers", type=int, help="Threads in all. [default: one for each core]")
+@click.option("--engine", default="local", show_default=True, help="Where the work is done.")
+def reencode(
+    data_dir: Path,
+    codec: str,
+    qualities: str,
+    subsampling: str,
+    measure: str,
+    seed: int,
+    workers: int | None,
+    engine: str,
+) -> None:
+    """Re-encode DATA_DIR/source into DATA_DIR/jpeg-q10 and so on, one shard folder for each quality.
+
+    Interrupted, it goes on where it stopped when run again; adding qualities makes only the new ones.
+    """
+    from limla.cli.options import parse_measure, parse_qualities
+    from limla.reencoding import ReencodeSettings
+    from limla.reencoding import reencode as run
+    from limla.registry import CODECS
+
+    chosen = parse_qualities(qualities, scale=CODECS.load(codec).scale)
+    settings = ReencodeSettings(
+        codec=codec,
+        qualities=tuple(quality for quality in chosen if quality is not None),
+        subsampling=subsampling,
+        measure=parse_measure(measure),
+        seed=seed,
+        workers=workers,
+        engine=engine,
+    )
+    result = run(data_dir, settings, ConsoleProgress())
+    for variant in result.variants:
+        state = "made" if variant.variant in result.made else "was there"
+        click.echo(
+            f"{data_dir / variant.variant}: {variant.num_images} images, {variant.num_bytes / 1e6:.1f} MB, "
+            f"{variant.mean_rate_bpp:.3f} bits per pixel, {state}"
+        )

@@ -1,0 +1,193 @@
+"""The stage: what is asked for, what is there already, the work that remains, the end."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from limla.codecs import build_codec
+from limla.codecs.base import Codec
+from limla.engines.base import Engine
+from limla.errors import SettingsError
+from limla.files import exclusive, remove_unfinished
+from limla.manifest import SOURCE, Manifest, library_versions, read_manifest, variant_name, verify_shards
+from limla.progress import SILENT, Progress
+from limla.reencoding.shard import ReencodeShard, ShardJob
+from limla.reencoding.variant import Variant, VariantSummary
+from limla.registry import ENGINES
+from limla.shards import read_index
+
+LOCK = ".reencode.lock"
+
+
+@dataclass(frozen=True)
+class ReencodeSettings:
+    """What to make.
+
+    Attributes:
+        codec: a name of the codec catalogue.
+        qualities: on the codec's scale; at least one.
+        subsampling: chroma subsampling, pinned and recorded.
+        measure: of how many images PSNR and SSIM are measured: a number, "all" or "none". The images are
+            drawn by `seed` from all splits and are the same at every quality.
+        seed: of that draw.
+        workers: threads in all; None means one for each usable core. Does not change the bytes.
+        engine: a name of the engine catalogue.
+    """
+
+    codec: str = "jpeg"
+    qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
+    subsampling: str = "420"
+    measure: int | Literal["all", "none"] = 256
+    seed: int = 0
+    workers: int | None = None
+    engine: str = "local"
+
+    def __post_init__(self) -> None:
+        codec = self.build_codec()
+        if not self.qualities:
+            raise SettingsError("no quality: name at least one")
+        for quality in self.qualities:
+            codec.scale.check(quality)
+        object.__setattr__(self, "qualities", tuple(sorted(set(self.qualities))))
+        if self.measure not in ("all", "none") and (not isinstance(self.measure, int) or self.measure < 0):
+            raise SettingsError(f"measure {self.measure!r}: choose a number of images from 0, all or none")
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"{self.workers} workers: choose at least 1")
+        ENGINES.check(self.engine)
+
+    def build_codec(self) -> Codec:
+        """The codec with its pinned knobs."""
+        return build_codec(self.codec, subsampling=self.subsampling)
+
+
+@dataclass(frozen=True)
+class ReencodeResult:
+    """What is there after a run.
+
+    Attributes:
+        variants: every quality asked for, in order.
+        made: names of the variants this run completed; the others were complete before.
+        num_images: images in each variant.
+    """
+
+    variants: tuple[VariantSummary, ...]
+    made: tuple[str, ...]
+    num_images: int
+
+
+def reencode(
+    data_dir: Path, settings: ReencodeSettings, progress: Progress = SILENT, engine: Engine | None = None
+) -> ReencodeResult:
+    """Make `<data_dir>/<codec>-q<quality>` of `<data_dir>/source` for each quality that is not complete yet.
+
+    Same keys in the same order, one EncodingRow per image. Goes on where an interrupted run stopped; the bytes
+    do not depend on interruptions, on the number of workers, or on which qualities are made together.
+
+    Raises `DataError` for missing or damaged source shards, `SettingsError` when a folder was made with other
+    settings or another process is at work on `data_dir`, `OSError` when the disk is full.
+    """
+    source = read_manifest(data_dir / SOURCE)
+    for split in source.splits():
+        # presence and size now, the contents as each shard comes to its turn
+        verify_shards(data_dir / SOURCE, source, split, contents=False)
+    with exclusive(data_dir / LOCK, "limla reencode"):
+        variants = _variants(data_dir, settings, source)
+        pending = [variant for variant in variants if not variant.is_complete()]
+        for variant in variants:
+            if variant not in pending:
+                variant.tidy()
+        for variant in pending:
+            variant.begin()
+        jobs = _jobs(data_dir, source, pending, settings)
+        work = ReencodeShard(data_dir, SOURCE, settings.build_codec())
+        try:
+            _run(work, jobs, progress, engine or ENGINES.load(settings.engine)(settings.workers))
+        finally:
+            for variant in pending:
+                remove_unfinished(variant.folder)
+        for variant in pending:
+            variant.finish(source)
+    if not pending:
+        names = ", ".join(variant.folder.name for variant in variants)
+        progress.say(f"nothing to do: {names} {'is' if len(variants) == 1 else 'are'} complete")
+    return ReencodeResult(
+        variants=tuple(variant.summary() for variant in variants),
+        made=tuple(variant.folder.name for variant in pending),
+        num_images=source.num_samples(),
+    )
+
+
+def _variants(data_dir: Path, settings: ReencodeSettings, source: Manifest) -> list[Variant]:
+    codec = settings.build_codec()
+    shared: dict[str, Any] = {
+        "codec": settings.codec,
+        **codec.settings(),
+        "measure": settings.measure,
+        "seed": settings.seed,
+        "source": {split: source.data_id(split) for split in source.splits()},
+    }
+    versions = {**library_versions(()), "codec": codec.version()}
+    return [
+        Variant(
+            folder=data_dir / variant_name(settings.codec, quality),
+            codec=settings.codec,
+            quality=quality,
+            settings={**shared, "quality": quality},
+            versions=versions,
+        )
+        for quality in settings.qualities
+    ]
+
+
+def _jobs(
+    data_dir: Path, source: Manifest, pending: list[Variant], settings: ReencodeSettings
+) -> list[ShardJob]:
+    missing = {
+        shard.name: tuple(variant.quality for variant in pending if not variant.has(shard.name))
+        for shard in source.shards
+    }
+    if not any(missing.values()):
+        return []
+    measured = _measured(data_dir / SOURCE, source, settings)
+    return [
+        ShardJob(shard, missing[shard.name], None if measured is None else measured[shard.name])
+        for shard in source.shards
+        if missing[shard.name]
+    ]
+
+
+def _measured(folder: Path, source: Manifest, settings: ReencodeSettings) -> dict[str, frozenset[int]] | None:
+    """The sample numbers to measure in each shard; None means all.
+
+    The images whose key has the smallest hash: the same ones whatever the shards' size and the qualities.
+    """
+    if settings.measure == "all":
+        return None
+    found: dict[str, set[int]] = {shard.name: set() for shard in source.shards}
+    if settings.measure != "none":
+
+        def ranked() -> Iterator[tuple[bytes, str, int]]:
+            for shard in source.shards:
+                for number, place in enumerate(read_index(folder / shard.name)):
+                    text = f"{settings.seed}:{place.key}".encode()
+                    yield hashlib.blake2b(text, digest_size=16).digest(), shard.name, number
+
+        for _, name, number in heapq.nsmallest(int(settings.measure), ranked()):
+            found[name].add(number)
+    return {name: frozenset(numbers) for name, numbers in found.items()}
+
+
+def _run(work: ReencodeShard, jobs: list[ShardJob], progress: Progress, engine: Engine) -> None:
+    if not jobs:
+        return
+    num_images = sum(job.shard.num_samples for job in jobs)
+    qualities = sorted({quality for job in jobs for quality in job.qualities})
+    shown = ", ".join(map(str, qualities)) if len(qualities) <= 8 else f"{len(qualities)} values"
+    with progress.stage(f"re-encoding at {work.codec.scale.knob} {shown}", num_images) as advance:
+        for _ in engine.map(work, jobs, advance):
+            pass

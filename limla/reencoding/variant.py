@@ -1,0 +1,214 @@
+"""One output folder: what is finished in it, and the step that makes it complete.
+
+An unfinished folder holds `settings.json`, written first, and for every finished shard
+`<split>-<nnnnnn>.part.json`, written after its tar and index: its presence means they are whole. When all
+parts are there they become `encoding.parquet`, then `manifest.json` appears and the parts go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from limla.errors import DataError, SettingsError
+from limla.files import atomic_open, canonical_json, remove_unfinished, write_bytes, write_json
+from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shards
+from limla.metrics import rate_bpp
+from limla.results import ENCODING_SCHEMA, EncodingRow, encoding_table
+from limla.shards import ShardEntry, index_path
+
+SETTINGS = "settings.json"
+ENCODING = "encoding.parquet"
+
+
+class Cost(NamedTuple):
+    """What one image costs at one quality: the part of an EncodingRow that its folder does not say.
+
+    `psnr_db` and `ssim` are None where not measured; `ssim` also where the image is too small to have one.
+    """
+
+    key: str
+    height: int
+    width: int
+    num_bytes: int
+    psnr_db: float | None
+    ssim: float | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One output folder.
+
+    Attributes:
+        folder: `<data_dir>/<codec>-q<quality>`.
+        codec, quality: what it holds.
+        settings: everything that decides its bytes; `settings["source"]` maps each split to its data id.
+        versions: of the libraries that make the bytes.
+    """
+
+    folder: Path
+    codec: str
+    quality: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+    def is_complete(self) -> bool:
+        """Whether the folder is finished; checks that it was made, or begun, with these settings.
+
+        Raises `SettingsError` naming the setting that differs, `DataError` when a finished folder has lost a tar.
+        """
+        if (self.folder / FILE_NAME).exists():
+            manifest = read_manifest(self.folder)
+            self._check(manifest.settings)
+            for split in manifest.splits():
+                verify_shards(self.folder, manifest, split, contents=False)
+            return True
+        remove_unfinished(self.folder)
+        if (self.folder / SETTINGS).exists():
+            begun = self._read_begun()
+            self._check(begun["settings"])
+            check_settings(self.folder, begun["versions"], self.versions)
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise SettingsError(
+                f"{self.folder}: not empty, and not begun by limla; choose another data folder, or remove this one"
+            )
+        return False
+
+    def _read_begun(self) -> dict[str, Any]:
+        path = self.folder / SETTINGS
+        try:
+            begun = json.loads(path.read_bytes())
+            return {"settings": begun["settings"], "versions": begun["versions"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}: damaged ({error}); remove the folder {self.folder} and run this again"
+            ) from error
+
+    def _check(self, existing: dict[str, Any]) -> None:
+        if existing.get("source") != self.settings["source"]:
+            raise SettingsError(
+                f"{self.folder} was made from other source shards than those in {self.folder.parent / 'source'} "
+                "(packed again since?); remove it to re-encode these"
+            )
+        check_settings(self.folder, existing, self.settings)
+
+    def begin(self) -> None:
+        """Make the folder and leave in it what it is going to be."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / SETTINGS).exists():
+            write_json(self.folder / SETTINGS, {"settings": self.settings, "versions": self.versions})
+
+    def has(self, shard_name: str) -> bool:
+        """Whether the shard of that name is finished here."""
+        try:
+            entry, _ = self._read_part(shard_name)
+            tar = self.folder / shard_name
+            return tar.stat().st_size == entry.num_bytes and index_path(tar).exists()
+        except FileNotFoundError:
+            return False
+
+    def finish(self, source: Manifest) -> VariantSummary:
+        """Turn the parts into `encoding.parquet` and the manifest. All shards must be finished."""
+        entries: list[ShardEntry] = []
+        summary = VariantSummary(self.folder.name, 0, 0, 0.0, 0)
+        with (
+            atomic_open(self.folder / ENCODING) as file,
+            pq.ParquetWriter(file, ENCODING_SCHEMA, compression="zstd", store_schema=True) as writer,
+        ):
+            for shard in source.shards:  # one row group per shard: memory stays flat
+                entry, costs = self._read_part(shard.name)
+                rows = list(self._rows(entry.split, costs))
+                writer.write_table(encoding_table(rows))
+                entries.append(entry)
+                summary = summary.plus(rows)
+        Manifest(
+            dataset=source.dataset,
+            codec=self.codec,
+            quality=self.quality,
+            class_names=source.class_names,
+            shards=tuple(entries),
+            settings=self.settings,
+            versions=self.versions,
+            summary={name: value for name, value in asdict(summary).items() if name != "variant"},
+        ).write(self.folder)
+        self.tidy()
+        return summary
+
+    def tidy(self) -> None:
+        """Remove from a complete folder what only an unfinished one needs."""
+        remove_unfinished(self.folder)
+        for path in (self.folder / SETTINGS, *self.folder.glob("*.part.json")):
+            path.unlink(missing_ok=True)
+
+    def summary(self) -> VariantSummary:
+        """The summary in a complete folder's manifest."""
+        return VariantSummary(self.folder.name, **read_manifest(self.folder).summary)
+
+    def _rows(self, split: str, costs: list[Cost]) -> Iterator[EncodingRow]:
+        for cost in costs:
+            yield EncodingRow(
+                key=cost.key,
+                split=split,
+                codec=self.codec,
+                quality=self.quality,
+                height=cost.height,
+                width=cost.width,
+                num_bytes=cost.num_bytes,
+                rate_bpp=rate_bpp(cost.num_bytes, cost.height, cost.width),
+                psnr_db=cost.psnr_db,
+                ssim=cost.ssim,
+            )
+
+    def _read_part(self, shard_name: str) -> tuple[ShardEntry, list[Cost]]:
+        path = part_path(self.folder / shard_name)
+        try:
+            part = json.loads(path.read_bytes())
+            return ShardEntry(**part["shard"]), [Cost(*cost) for cost in part["costs"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: damaged ({error}); remove it and run this again") from error
+
+
+@dataclass(frozen=True)
+class VariantSummary:
+    """What a variant holds in all.
+
+    Attributes:
+        variant: folder name ("jpeg-q10").
+        num_images: images.
+        num_bytes: of the encoded images, headers included.
+        mean_rate_bpp: mean over the images of their bits per pixel.
+        num_measured: images with a PSNR.
+    """
+
+    variant: str
+    num_images: int
+    num_bytes: int
+    mean_rate_bpp: float
+    num_measured: int
+
+    def plus(self, rows: list[EncodingRow]) -> VariantSummary:
+        """This summary with more images."""
+        num_images = self.num_images + len(rows)
+        sum_bpp = self.mean_rate_bpp * self.num_images + sum(row.rate_bpp for row in rows)
+        return VariantSummary(
+            self.variant,
+            num_images,
+            self.num_bytes + sum(row.num_bytes for row in rows),
+            sum_bpp / num_images if num_images else 0.0,
+            self.num_measured + sum(row.psnr_db is not None for row in rows),
+        )
+
+
+def part_path(tar_path: Path) -> Path:
+    """Where the record of a finished shard of an unfinished folder stands."""
+    return tar_path.with_suffix(".part.json")
+
+
+def write_part(tar_path: Path, entry: ShardEntry, costs: list[Cost]) -> None:
+    """Say that a shard is finished; its tar and index must be on disk."""
+    write_bytes(part_path(tar_path), canonical_json({"shard": asdict(entry), "costs": costs}).encode())
