@@ -1,1 +1,1 @@
-"""Tasks."""
+"""Tasks: what a model's output means. One file each."""
