@@ -54,7 +54,10 @@ def _header(name: bytes, num_bytes: int) -> bytes:
     fields = b"".join(
         (
             name.ljust(100, b"\0"),
-            b"0000644\00000000\00000000\0",
+            # one literal per field: in b"\\0000000" the first three zeros would belong to the escape
+            b"0000644\0",
+            b"0000000\0",
+            b"0000000\0",
             b"%011o\0" % num_bytes,
             b"00000000000\0",
         )
