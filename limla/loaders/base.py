@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from limla.errors import SettingsError
+from limla.registry import LOADERS
 from limla.types import Batch, Preprocessing
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class LoaderSettings:
         preprocessing: resize and crop.
         batch_size: images per batch, at least 1; the last batch may be smaller.
         training: shuffle shards and samples from `seed` and the epoch; otherwise the order is the shards'.
-        augment: random resized crop and horizontal flip instead of the centre crop (training only).
+        augment: random resized crop and horizontal flip instead of the centre crop (training only); with
+            resize "none" the crop is resized back to the image's own size.
         seed: of shuffling and augmentation.
         rank, world_size: this process among the processes that share the data (torchrun). In evaluation rank r
             takes the global batches r, r + world_size, …, so that every batch is the one a single process
@@ -52,7 +57,10 @@ class LoaderSettings:
 
 
 class Loader(Protocol):
-    """An iterable of `Batch`; iterating again gives the next pass.
+    """An iterable of `Batch`; iterating again repeats the pass, after `set_epoch` with the new epoch's draws.
+
+    A plug is a class called with (source: ShardSource, settings: LoaderSettings). One pass at a time: a new
+    one ends the one before it.
 
     Attributes:
         decoder: "cpu", "dali-cpu", "dali-gpu", …: part of every condition.
@@ -77,3 +85,26 @@ class Loader(Protocol):
     def close(self) -> None:
         """Release files, threads and device memory."""
         ...
+
+
+def open_loader(name: str, folders: Sequence[Path], split: str, settings: LoaderSettings) -> Loader:
+    """Check the shards of a split and open a loader on them.
+
+    Args:
+        name: "cpu", "dali", "webdataset", or "auto": "dali" when `settings.device` is a GPU, else "cpu",
+            which is the faster one there.
+        folders: variant folders of one dataset; several are a mix, in which each image comes once per variant.
+        split: "train", "val" or "test".
+        settings: see `LoaderSettings`.
+
+    Raises `UnknownNameError`, `SettingsError`, or `DataError` for shards that are missing, truncated, altered
+    or not variants of one dataset (see `limla.loaders.source.open_source`). An image that cannot be decoded
+    raises a `DataError` naming shard and key when its batch is made.
+    """
+    if name == AUTO:
+        name = "dali" if settings.device.startswith("cuda") else "cpu"
+    plug = LOADERS.load(name)
+    from limla.loaders.source import open_source
+
+    source = open_source(folders, split, settings.verify_contents)
+    return plug(source, settings)

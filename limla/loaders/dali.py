@@ -1,0 +1,349 @@
+"""The DALI loader: NVIDIA's data pipeline, decoding on the GPU where the batches go to one, else on the CPU.
+
+Evaluation reads with `fn.readers.webdataset` through the shards' indexes. Training feeds the encoded samples
+from the same memory-mapped shards through `fn.external_source`: DALI's reader can only shuffle within a
+buffer and splits ranks by its own rule, where this gives the very order and crops of the CPU loader.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import nvidia.dali
+import nvidia.dali.fn
+import nvidia.dali.types
+import torch
+
+from limla.codecs.decoding import decode_image
+from limla.errors import DataError, SettingsError
+from limla.loaders.base import LoaderSettings
+from limla.loaders.geometry import (
+    center_window,
+    check_one_size,
+    random_region,
+    region_window,
+    to_planes,
+    touches_border,
+)
+from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
+from limla.loaders.source import ShardSource
+from limla.shards import IMAGE_EXTENSIONS, index_path
+from limla.types import Batch
+
+# DALI's operators are made at import; its type stubs describe only part of them
+dali: Any = nvidia.dali
+fn: Any = nvidia.dali.fn
+types: Any = nvidia.dali.types
+
+_READER = "shards"
+_AHEAD = 2
+"""Batches in the making while one is used."""
+_HW_DECODER_LOAD = 0.9
+"""Share of JPEGs for the GPU's hardware decoder where it has one; the rest goes to CUDA cores."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the pipeline does after decoding.
+
+    Attributes:
+        feed: encoded samples come through `external_source` (training) instead of DALI's own reader.
+        regions: the crops are fed too (augmentation); else the centre crop is computed in the pipeline.
+        resize: DALI resizes. It continues the image beyond its border where torch and Pillow leave the border
+            out, so a centre crop that reaches the border is resized by torch instead, as is augmentation at
+            the image's own size.
+        scale: DALI gives (3, H, W) float32; else the decoded image.
+    """
+
+    feed: bool
+    regions: bool
+    resize: bool
+    scale: bool
+
+
+def _make_plan(settings: LoaderSettings) -> _Plan:
+    crop = settings.preprocessing.resize == "crop"
+    if crop:
+        resize = settings.augment or not touches_border(settings.preprocessing)
+        return _Plan(settings.training, settings.augment, resize, resize)
+    return _Plan(settings.training, False, False, not settings.augment)
+
+
+class DaliLoader:
+    """Batches from a DALI pipeline, on the CPU ("dali-cpu") or on `settings.device` ("dali-gpu").
+
+    On the CPU its pixels before the resize are the `cpu` loader's bit for bit, after it within one 8-bit
+    step. The GPU decoder differs by a few steps (other DCT and chroma upsampling): its name is another.
+    """
+
+    def __init__(self, source: ShardSource, settings: LoaderSettings) -> None:
+        device = torch.device(settings.device)
+        if device.type not in ("cpu", "cuda"):
+            raise SettingsError(f"DALI cannot make batches on '{settings.device}': choose cpu or cuda")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SettingsError(f"device '{settings.device}': torch finds no NVIDIA GPU; choose cpu")
+        self.decoder = "dali-gpu" if device.type == "cuda" else "dali-cpu"
+        self.num_samples = num_rank_samples(source.num_samples, settings)
+        self.class_names = source.class_names
+        self._source = source
+        self._settings = settings
+        self._device = device
+        self._plan = _make_plan(settings)
+        self._epoch = 0
+        self._pipeline: Any = None
+        self._feed: Iterator[tuple[list[Any], ...]] = iter(())
+
+    def __len__(self) -> int:
+        return num_rank_batches(self._source.num_samples, self._settings)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.num_samples == 0:
+            return
+        epoch = self._epoch
+        batches = list(rank_batches(self._source.num_samples, self._settings, epoch))
+        # a pass that ends early leaves the pipeline in the middle of an epoch: such a one is not used again
+        pipeline, self._pipeline = self._pipeline, None
+        position = 0
+        try:
+            pipeline = pipeline or self._build()
+            self._feed = (self._encoded_batch(indices, epoch) for indices in batches)
+            for indices in batches:
+                yield self._batch(pipeline.run(), indices, epoch)
+                position += 1
+        except (RuntimeError, IndexError) as error:
+            explained = self._explain(error, batches[position : position + _AHEAD + 1])
+            if explained is None:
+                raise
+            raise explained from error
+        pipeline.reset()
+        self._pipeline = pipeline
+
+    def close(self) -> None:
+        """Drop the pipeline with its threads and device memory, and unmap the shards."""
+        self._pipeline = None
+        self._source.close()
+
+    def _build(self) -> Any:
+        settings = self._settings
+        gpu = self._device.type == "cuda"
+        pipeline = dali.Pipeline(
+            batch_size=settings.batch_size,
+            num_threads=settings.num_threads or len(os.sched_getaffinity(0)),
+            device_id=(self._device.index or 0) if gpu else None,
+            seed=settings.seed,
+            prefetch_queue_depth=_AHEAD,
+        )
+        with tempfile.TemporaryDirectory(prefix="limla-") as folder, pipeline:
+            if self._plan.feed:
+                kinds = [types.UINT8, *([types.FLOAT] * 2 if self._plan.regions else [])]
+                encoded, *region = fn.external_source(
+                    source=lambda: next(self._feed), num_outputs=len(kinds), dtype=kinds, ndim=1
+                )
+                pipeline.set_outputs(self._images(encoded, region))
+            else:
+                tar_paths, index_paths = self._reader_paths(Path(folder))
+                encoded, label, metadata = fn.readers.webdataset(
+                    name=_READER,
+                    paths=tar_paths,
+                    index_paths=index_paths,
+                    ext=[";".join(IMAGE_EXTENSIONS), "cls", "json"],
+                    missing_component_behavior="error",
+                    # each pass starts at the first sample again; the repeated ones are cut off
+                    pad_last_batch=True,
+                )
+                pipeline.set_outputs(self._images(encoded, []), label, metadata)
+            pipeline.build()
+            if not self._plan.feed:
+                listed = pipeline.epoch_size(_READER)
+                if listed != self.num_samples:
+                    raise DataError(
+                        f"{self._source.describe()}: DALI finds {listed} samples of '{self._source.split}', "
+                        f"the manifest says {self.num_samples}; make the folder again"
+                    )
+        return pipeline
+
+    def _reader_paths(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Tars and indexes for DALI's reader; with several ranks, `folder` gets indexes of this rank's part."""
+        settings, source = self._settings, self._source
+        if settings.world_size == 1:
+            return [str(path) for path in source.tar_paths], [
+                str(index_path(path)) for path in source.tar_paths
+            ]
+        mine: dict[int, list[int]] = {}
+        for indices in rank_batches(source.num_samples, settings, epoch=0):
+            for shard, number in map(source.locate, indices.tolist()):
+                mine.setdefault(shard, []).append(number)
+        written: list[str] = []
+        for shard, numbers in mine.items():
+            version, *lines = index_path(source.tar_paths[shard]).read_text(encoding="ascii").splitlines()
+            text = "\n".join([f"{version.split()[0]} {len(numbers)}", *(lines[number] for number in numbers)])
+            part = folder / f"{shard:06d}.idx"
+            part.write_text(f"{text}\n", encoding="ascii")
+            written.append(str(part))
+        return [str(source.tar_paths[shard]) for shard in mine], written
+
+    def _images(self, encoded: Any, region: list[Any]) -> Any:
+        """The pipeline from encoded bytes to images; `region` is (start, end) where regions are fed."""
+        gpu = self._device.type == "cuda"
+        images = fn.decoders.image(
+            encoded,
+            device="mixed" if gpu else "cpu",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,
+            **({"hw_decoder_load": _HW_DECODER_LOAD} if gpu else {}),
+        )
+        if self._plan.resize:
+            start, end = region or self._center_region(encoded)
+            side = self._settings.preprocessing.image_size
+            images = fn.resize(
+                images,
+                size=[side, side],
+                roi_start=start,
+                roi_end=end,
+                interp_type=types.INTERP_LINEAR,
+                antialias=True,
+                dtype=types.UINT8,
+            )
+        if self._plan.scale:
+            images = fn.crop_mirror_normalize(
+                images, mean=[0.0] * 3, std=[255.0] * 3, dtype=types.FLOAT, output_layout="CHW"
+            )
+        return images
+
+    def _center_region(self, encoded: Any) -> tuple[Any, Any]:
+        """The centre crop in source pixels, by `geometry.resized_shape` and `crop_start`.
+
+        Resizing just that part equals resizing the whole image and cropping it: (row, column) of start, end.
+        """
+        preprocessing = self._settings.preprocessing
+        side, shorter = preprocessing.image_size, preprocessing.resize_shorter
+        shape = fn.peek_image_shape(encoded, adjust_orientation=False)
+        shape = fn.slice(shape, start=[0], shape=[2], axes=[0])
+        resized = shape * shorter // fn.reductions.min(shape)
+        margin = resized - side
+        # round(margin / 2), halves to even, in whole numbers
+        half = margin // 2
+        start = half + (margin & half & 1)
+        scale = fn.cast(shape, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
+        return fn.cast(start, dtype=types.FLOAT) * scale, fn.cast(start + side, dtype=types.FLOAT) * scale
+
+    def _encoded_batch(self, indices: npt.NDArray[np.int64], epoch: int) -> tuple[list[Any], ...]:
+        """What `external_source` feeds for one batch: encoded images, and starts and ends of their regions."""
+        source, settings = self._source, self._settings
+        encoded = [np.frombuffer(source.read(index).image, dtype=np.uint8) for index in indices.tolist()]
+        if not self._plan.regions:
+            return (encoded,)
+        starts: list[npt.NDArray[np.float32]] = []
+        ends: list[npt.NDArray[np.float32]] = []
+        for index in indices.tolist():
+            region = random_region(*source.image_size(index), settings.seed, epoch, index)
+            left, right = region.left, region.left + region.width
+            if region.flip:  # DALI mirrors a region whose end lies before its start
+                left, right = right, left
+            starts.append(np.array([region.top, left], dtype=np.float32))
+            ends.append(np.array([region.top + region.height, right], dtype=np.float32))
+        return encoded, starts, ends
+
+    def _batch(self, outputs: tuple[Any, ...], indices: npt.NDArray[np.int64], epoch: int) -> Batch:
+        num = len(indices)
+        if self._plan.feed:
+            records = [self._source.read(index) for index in indices.tolist()]
+            keys = [record.key for record in records]
+            labels = [record.label for record in records]
+        else:
+            keys = [self._key(outputs[2].at(slot), indices[0]) for slot in range(num)]
+            labels = [
+                self._label(outputs[1].at(slot), int(index), keys[slot]) for slot, index in enumerate(indices)
+            ]
+        images = self._tensor(outputs[0], keys, indices, epoch)
+        return Batch(tuple(keys), images, torch.tensor(labels, dtype=torch.int64, device=self._device))
+
+    def _key(self, metadata: npt.NDArray[np.uint8], index: int) -> str:
+        try:
+            return str(json.loads(metadata.tobytes())["key"])
+        except (ValueError, KeyError, TypeError) as error:
+            path = self._source.tar_paths[self._source.locate(int(index))[0]]
+            raise DataError(f"{path}: a 'json' member holds no key; make the shard again") from error
+
+    def _label(self, data: npt.NDArray[np.uint8], index: int, key: str) -> int:
+        shard, _ = self._source.locate(index)
+        try:
+            label = int(data.tobytes())
+        except ValueError as error:
+            path = self._source.tar_paths[shard]
+            raise DataError(f"{path}: 'cls' of '{key}' is {data.tobytes()!r}, not a number") from error
+        return self._source.check_label(label, shard, key)
+
+    def _tensor(self, images: Any, keys: list[str], indices: npt.NDArray[np.int64], epoch: int) -> torch.Tensor:
+        """DALI's images as a torch tensor (n, 3, H, W) float32 on the device, owned by torch."""
+        if not self._plan.scale:
+            return self._resized_by_torch(images, keys, indices, epoch)
+        if self._settings.preprocessing.resize == "none":
+            shapes = images.shape()[: len(keys)]
+            check_one_size([(key, shape[1], shape[2]) for key, shape in zip(keys, shapes, strict=True)])
+            # the repeated samples at the end of the last batch have the last one's size
+        dense = images.as_tensor()
+        batch = torch.empty(tuple(dense.shape()), dtype=torch.float32, device=self._device)
+        if self._device.type == "cuda":
+            import nvidia.dali.plugin.pytorch
+
+            feed_ndarray: Any = vars(nvidia.dali.plugin.pytorch)["feed_ndarray"]
+            feed_ndarray(dense, batch, cuda_stream=torch.cuda.current_stream(self._device))
+        else:
+            np.copyto(batch.numpy(), np.asarray(dense))
+        return batch[: len(keys)]
+
+    def _resized_by_torch(
+        self, images: Any, keys: list[str], indices: npt.NDArray[np.int64], epoch: int
+    ) -> torch.Tensor:
+        settings = self._settings
+        if self._device.type == "cuda":
+            images = images.as_cpu()
+        windows = []
+        for slot, index in enumerate(indices.tolist()):
+            image = np.array(images.at(slot))
+            if settings.augment:
+                height, width, _ = image.shape
+                region = random_region(height, width, settings.seed, epoch, index)
+                image = region_window(image, region, (height, width))
+            else:
+                image = center_window(image, settings.preprocessing)
+            windows.append(image)
+        check_one_size([(key, *window.shape[:2]) for key, window in zip(keys, windows, strict=True)])
+        batch = torch.empty((len(windows), 3, *windows[0].shape[:2]), dtype=torch.float32)
+        for planes, window in zip(batch.numpy(), windows, strict=True):
+            to_planes(window, planes)
+        return batch.to(self._device)
+
+    def _explain(self, error: Exception, waiting: list[npt.NDArray[np.int64]]) -> DataError | None:
+        """The damaged sample or shard behind one of DALI's errors; None when it is no fault of the data."""
+        for index in (index for indices in waiting for index in indices.tolist()):
+            record = self._source.read(index)
+            try:
+                decode_image(record.image, record.extension)
+            except DataError as damage:
+                return DataError(f"{record.tar_path}: sample '{record.key}': {damage}")
+        text = str(error)
+        if "decoders" in text and waiting:
+            first, last = (self._source.read(int(index)).key for index in (waiting[0][0], waiting[-1][-1]))
+            return DataError(
+                f"{self._source.describe()}: DALI cannot decode an image between '{first}' and '{last}', "
+                "though other decoders can; choose the cpu loader"
+            )
+        if "readers" in text:
+            reason = next((line for line in text.splitlines() if "]" in line), text.splitlines()[-1])
+            return DataError(f"{self._source.describe()}: DALI cannot read the shards: {reason}")
+        return None
