@@ -5,6 +5,7 @@ All work is numpy on Arrow columns, one pass per condition and no loop over imag
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -250,6 +251,10 @@ def _class_counts(table: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     )
 
 
+# a class has few images, so the same few intervals return for every class and condition
+_class_interval = functools.lru_cache(maxsize=4096)(proportion_interval)
+
+
 def _rows_of_classes(
     condition: Condition,
     counts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
@@ -262,6 +267,6 @@ def _rows_of_classes(
         recall = float(hits[label] / images[label])
         known = label < len(reference_images) and reference_images[label] > 0
         drop = float(reference_hits[label] / reference_images[label]) - recall if known else None
-        low, high = proportion_interval(int(hits[label]), int(images[label]))
+        low, high = _class_interval(int(hits[label]), int(images[label]))
         rows.append(ClassRow(condition, int(label), recall, low, high, int(images[label]), drop))
     return rows

@@ -116,7 +116,8 @@ def curves(section: Section, over: str, name: str) -> str:
 
     `over` is "quality" (evenly spaced, the originals on the right) or "rate" (mean bits per pixel, log scale).
     """
-    columns = min(_PANELS_PER_ROW, len(section.subjects))
+    # four panels stand better as two by two than as three and one
+    columns = 2 if len(section.subjects) in (2, 4) else min(_PANELS_PER_ROW, len(section.subjects))
     num_rows = math.ceil(len(section.subjects) / columns)
     places = _positions(section, over)
     legend_rows = math.ceil(len(section.attacks) / 4)
@@ -129,7 +130,7 @@ def curves(section: Section, over: str, name: str) -> str:
             _panel(axes, section, section.subjects[number], places)
             _horizontal_axis(axes, section, places, over)
             if number % columns == 0:
-                axes.set_ylabel("correct (%)")
+                axes.set_ylabel("correct images (%)")
         handles, labels = [], []
         for axes in figure.axes:
             for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -149,7 +150,9 @@ def _positions(section: Section, over: str) -> dict[Variant, float]:
 
 
 def _panel(axes: Axes, section: Section, subject: Subject, places: dict[Variant, float]) -> None:
-    axes.set_title(shorten(subject.label, 44), loc="left")
+    short = section.short_label(subject)
+    title = short if short == subject.label or subject.train_quality == "unknown" else f"trained on {short}"
+    axes.set_title(shorten(title, 44), loc="left")
     for number, attack in enumerate(section.attacks):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         label: str | None = "no attack" if attack.is_none else attack.label
@@ -238,7 +241,7 @@ def matrix(section: Section, attack: Attack, name: str) -> str:
     what = "Accuracy" if attack.is_none else f"Robust accuracy under {attack.label}"
     return _heat_map(
         np.array(values),
-        rows=[shorten(subject.label, 40) for subject in section.subjects],
+        rows=[shorten(section.short_label(subject), 36) for subject in section.subjects],
         columns=[section.variant_label(variant) for variant in section.variants],
         axis_labels=("test quality", "trained on"),
         name=name,
@@ -271,7 +274,7 @@ def _heat_map(
     shares = (colormaps["Blues"], Normalize(0, 135))
     limit = float(np.nanmax(np.abs(values[:, split:]), initial=10.0))
     drops = (colormaps["PuOr_r"], TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
-    with _figure(0.58 * len(columns) + 2.4, 0.27 * len(rows) + 0.8) as figure:
+    with _figure(0.5 * len(columns) + 1.9, 0.27 * len(rows) + 0.8) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         for spine in axes.spines.values():
@@ -284,8 +287,8 @@ def _heat_map(
             colour = colours(norm(value))
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
             luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-            sign = "+" if column >= split else ""
-            text = f"{-value if column >= split else value:{sign}.1f}".replace("-", "−")
+            sign = "+" if column >= split and round(value, 1) else ""
+            text = f"{round(-value if column >= split else value, 1) + 0.0:{sign}.1f}".replace("-", "−")
             axes.text(
                 column,
                 row,
@@ -329,7 +332,9 @@ def rate_distortion(section: Section, name: str) -> str:
     found = [
         (variant, summary)
         for variant in section.encoded_variants()
-        if (summary := section.data.summary(variant, section.split)) and summary.num_measured
+        if variant[1] is not None
+        and (summary := section.data.summary(variant, section.split))
+        and summary.num_measured
     ]
     rates = [summary.mean_rate_bpp for _, summary in found]
     with _figure(7.6, 2.7) as figure:

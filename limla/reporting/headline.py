@@ -11,12 +11,12 @@ _MAX_MODELS, _MAX_ATTACKS = 3, 3
 
 
 def headline(section: Section) -> list[str]:
-    """One paragraph per model, at most three.
+    """Up to three short paragraphs (quality, attacks, training) for each of at most three models.
 
     A difference is stated as "lies below" or "lies above" only where two 95% intervals do not overlap.
     """
     models = list(dict.fromkeys(subject.model for subject in section.subjects))
-    paragraphs = [_of_model(section, model) for model in models[:_MAX_MODELS]]
+    paragraphs = [text for model in models[:_MAX_MODELS] for text in _of_model(section, model)]
     if len(models) > _MAX_MODELS:
         paragraphs.append(
             f"{len(models) - _MAX_MODELS} more models: see the figures and the table of all metrics."
@@ -33,7 +33,7 @@ def percent(point: Point | None) -> str:
     return f"{100 * point.value:.1f}% [{100 * point.low:.1f}, {100 * point.high:.1f}]"
 
 
-def _of_model(section: Section, model: str) -> str:
+def _of_model(section: Section, model: str) -> list[str]:
     subjects = [subject for subject in section.subjects if subject.model == model]
     subject = subjects[0]
     sentences: list[str] = []
@@ -43,11 +43,13 @@ def _of_model(section: Section, model: str) -> str:
         if known:
             sentences.append(_reference_sentence(section, subject, clean, known[-1]))
             sentences += _falling_sentences(section, subject, clean, known)
+    attacked: list[str] = []
     for attack in [attack for attack in section.attacks if not attack.is_none][-_MAX_ATTACKS:]:
-        sentences += _attack_sentences(section, subject, attack)
-    if clean is not None and len(subjects) > 1:
-        sentences += _training_sentence(section, subjects, clean)
-    return " ".join(sentences)
+        attacked += _attack_sentences(section, subject, attack)
+    if attacked and not sentences:
+        attacked.insert(0, f"{_trained(subject)}:")
+    training = _training_sentence(section, subjects, clean) if clean is not None and len(subjects) > 1 else []
+    return [" ".join(part) for part in (sentences, attacked, training)]
 
 
 def _trained(subject: Subject) -> str:
@@ -70,8 +72,8 @@ def _reference_sentence(section: Section, subject: Subject, clean: Attack, best:
     assert point is not None
     seeds = f" (mean over {point.num_runs} seeds)" if point.num_runs > 1 else ""
     return (
-        f"{_trained(subject)} is right on {percent(point)} of the {point.num_samples} {section.split} images "
-        f"{_at(section, best)}{seeds}."
+        f"{_capital(_at(section, best))}, {_trained(subject)} is right on {percent(point)} of the "
+        f"{point.num_samples} {section.split} images{seeds}."
     )
 
 
@@ -130,7 +132,7 @@ def _attack_sentences(section: Section, subject: Subject, attack: Attack) -> lis
     if not known:
         return []
     best, reference = known[-1]
-    text = f"{attack.label} leaves {percent(reference)} {_at(section, best)}"
+    text = f"{attack.label}, leaves {percent(reference)} correct {_at(section, best)}"
     if len(known) == 1:
         return [f"{text}."]
     top, top_point = max(known, key=lambda pair: pair[1].value)

@@ -21,7 +21,7 @@ from limla.reporting.aggregates import ClassRow, class_rows, metric_rows, withou
 from limla.reporting.encodings import Variant, read_data_folders
 from limla.reporting.headline import headline, percent
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
-from limla.reporting.sections import Section, Subject, sections
+from limla.reporting.sections import Point, Section, Slot, Subject, sections
 from limla.reporting.settings import audit_warnings, counts, manifest_rows
 from limla.results import Condition, MetricRow, read_predictions
 
@@ -164,8 +164,10 @@ def _section(
         "rate_distortion": _rate_distortion(section, name),
         "class_figures": _class_figures(section, own, name),
         "strip": sample_strip(section, results_dir),
-        "cells": _cells(section, rows),
+        "groups": _cells(section, rows),
+        "num_cells": sum(map(len, section.cells.values())),
         "max_cells": _MAX_TABLE_ROWS,
+        "models": list(dict.fromkeys(subject.model for subject in section.subjects)),
         "subjects": section.subjects,
         "class_counts": _class_counts(section, own),
         "manifests": manifest_rows(section.data) if section.data else [],
@@ -189,7 +191,11 @@ def _encodings(section: Section) -> list[tuple[str, Any]]:
 
 
 def _rate_distortion(section: Section, name: str) -> Markup | None:
-    measured = [summary for _, summary in _encodings(section) if summary.mean_psnr_db is not None]
+    measured = [
+        summary
+        for label, summary in _encodings(section)
+        if label != "original" and summary.mean_psnr_db is not None
+    ]
     return _svg(figures.rate_distortion(section, f"{name}-psnr")) if measured else None
 
 
@@ -212,7 +218,9 @@ def _class_figures(section: Section, own: Sequence[ClassRow], name: str) -> list
             [100 * references[label], *(100 * drops[variant].get(label, math.nan) for variant in others)]
             for label in shown
         ]
-        columns = [f"{section.variant_label(variant)}" for variant in (reference, *others)]
+        columns = [
+            section.variant_label(variant).replace("original", "orig.") for variant in (reference, *others)
+        ]
         labels = [f"{section.class_name(label)} (n={images[label]})" for label in shown]
         found.append(
             {
@@ -263,49 +271,51 @@ def _class_counts(section: Section, own: Sequence[ClassRow]) -> list[tuple[str, 
     return [(section.class_name(label), images[label]) for label in sorted(images)]
 
 
-def _cells(section: Section, rows: Sequence[MetricRow]) -> list[dict[str, Any]]:
-    """The table of all metrics: one line per condition, in reading order."""
+def _cells(section: Section, rows: Sequence[MetricRow]) -> list[tuple[Subject, list[dict[str, Any]]]]:
+    """The table of all metrics: per subject one line per condition, in reading order, up to the limit."""
     metrics: dict[Condition, dict[str, MetricRow]] = defaultdict(dict)
     for row in rows:
         metrics[row.condition][row.metric] = row
-    lines: list[dict[str, Any]] = []
+    groups: list[tuple[Subject, list[dict[str, Any]]]] = []
+    left = _MAX_TABLE_ROWS
     for subject in section.subjects:
-        for attack in section.attacks:
-            for variant in section.variants:
-                for cell in section.cells.get((subject, variant, attack), ()):
-                    found = metrics[cell]
-                    first = found.get("accuracy") or found["robust_accuracy"]
-                    lines.append(
-                        {
-                            "subject": subject.label,
-                            "test": section.variant_label(variant),
-                            "attack": attack.label,
-                            "seed": "–" if cell.seed < 0 else cell.seed,
-                            "num_samples": first.num_samples,
-                            "correct": _text(first),
-                            "success": _text(found.get("attack_success_rate")),
-                            "precision": _text(found["precision_macro"]),
-                            "recall": _text(found["recall_macro"]),
-                            "f1": _text(found["f1_macro"]),
-                            "loss": _loss(found["loss"]),
-                        }
-                    )
-    return lines
+        lines = [
+            _cell(section, slot, cell, metrics[cell])
+            for slot in (
+                (subject, variant, attack) for attack in section.attacks for variant in section.variants
+            )
+            for cell in section.cells.get(slot, ())
+        ]
+        groups.append((subject, lines[: max(left, 0)]))
+        left -= len(lines)
+    return [group for group in groups if group[1]]
+
+
+def _cell(section: Section, slot: Slot, cell: Condition, found: dict[str, MetricRow]) -> dict[str, Any]:
+    first = found.get("accuracy") or found["robust_accuracy"]
+    shares = [first] + [
+        found.get(name) for name in ("attack_success_rate", "precision_macro", "recall_macro", "f1_macro")
+    ]
+    return {
+        "test": section.variant_label(slot[1]),
+        "attack": slot[2].label,
+        "seed": "–" if cell.seed < 0 else cell.seed,
+        "num_samples": first.num_samples,
+        "values": [*(_text(row) for row in shares), _loss(found["loss"])],
+    }
 
 
 def _text(row: MetricRow | None) -> str:
     if row is None:
         return "–"
-    from limla.reporting.sections import Point
-
     return percent(Point(row.value, row.ci_low, row.ci_high, row.num_samples, 1)).replace("%", "")
 
 
 def _loss(row: MetricRow) -> str:
     if math.isnan(row.value):
         return "not finite"
-    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.3f}, {row.ci_high:.3f}]"
-    return f"{row.value:.3f}{interval}"
+    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.2f}, {row.ci_high:.2f}]"
+    return f"{row.value:.2f}{interval}"
 
 
 def _distinct(section: Section) -> list[tuple[str, str]]:

@@ -1,14 +1,16 @@
 """The strip of sample images: what the model saw, and what the attack added.
 
 Evaluation writes, per cell, the model's inputs of a few images as `samples/<cell_id>/<key>.png` ('/' in a key
-becomes '__'). The same file names under the cells of one subject are the same images.
+becomes '__') and an `index.json` with its predictions. The same file names under the cells of one subject
+are the same images.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from limla.reporting.sections import Attack, Section, Subject
 from limla.types import Image
 
 SAMPLES = "samples"
+INDEX = "index.json"
 MAX_KEYS = 6
 MAX_SIDE = 160
 MAX_TOTAL_BYTES = 5_000_000
@@ -30,10 +33,11 @@ _MAX_VARIANTS, _MAX_ATTACKS = 8, 2
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the strip: a data URI and what it shows."""
+    """One image of the strip: a data URI, what it shows, and the model's verdict ("✓ rose 87%") or ""."""
 
     uri: str
     alt: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Strip:
     rows: tuple[tuple[str, tuple[Picture | None, ...]], ...]
     side: int
     cropped: bool
+
+    @property
+    def has_verdicts(self) -> bool:
+        """True when evaluation recorded what the model said about the pictures."""
+        return any(picture.verdict for _, pictures in self.rows for picture in pictures if picture)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ def sample_strip(section: Section, results_dir: Path) -> Strip | None:
         # keys that most columns have come first, so that the strip has few holes
         names.sort(key=lambda name: (-sum((column.folder / name).exists() for column in columns), name))
         if names:
-            return _strip(subject, columns, names[:MAX_KEYS])
+            verdicts = _verdicts(section, {column.folder for column in columns})
+            return _strip(subject, columns, names[:MAX_KEYS], verdicts)
     return None
 
 
@@ -90,7 +100,7 @@ def _columns(section: Section, subject: Subject, folder: Path) -> list[_Column]:
             found.append(_Column(label, place))
             before = _folder(section, subject, variant, clean, folder) if clean else None
             if before is not None:
-                found.append(_Column(f"perturbation ×{MAGNIFICATION}", place, before))
+                found.append(_Column(f"change ×{MAGNIFICATION}", place, before))
             break
     return found
 
@@ -109,7 +119,26 @@ def _folder(section: Section, subject: Subject, variant: Variant, attack: Attack
     return None
 
 
-def _strip(subject: Subject, columns: Sequence[_Column], names: Sequence[str]) -> Strip:
+def _verdicts(section: Section, folders: Iterable[Path]) -> dict[tuple[Path, str], str]:
+    """(folder, file name) → what the model said, from the folders' `index.json`; none where it is absent."""
+    found: dict[tuple[Path, str], str] = {}
+    for folder in folders:
+        path = folder / INDEX
+        if not path.exists():
+            continue
+        try:
+            for entry in json.loads(path.read_text(encoding="utf-8"))["pictures"]:
+                name = section.class_name(int(entry["prediction"]))
+                mark = "✓" if entry["prediction"] == entry["label"] else "✗"
+                found[folder, str(entry["file"])] = f"{mark} {name} {100 * float(entry['confidence']):.0f}%"
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not an index of pictures ({error}); remove the folder") from error
+    return found
+
+
+def _strip(
+    subject: Subject, columns: Sequence[_Column], names: Sequence[str], verdicts: dict[tuple[Path, str], str]
+) -> Strip:
     rows: list[tuple[str, tuple[Picture | None, ...]]] = []
     total = side = 0
     cropped = False
@@ -128,7 +157,8 @@ def _strip(subject: Subject, columns: Sequence[_Column], names: Sequence[str]) -
             data = _png(shown)
             num_bytes += len(data)
             uri = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
-            pictures.append(Picture(uri, f"{key}: {column.heading}"))
+            verdict = "" if column.clean_folder else verdicts.get((column.folder, name), "")
+            pictures.append(Picture(uri, f"{key}: {column.heading}", verdict))
         if rows and total + num_bytes > MAX_TOTAL_BYTES:
             break
         total += num_bytes

@@ -130,6 +130,11 @@ class Section:
         several = len({codec for codec, quality in self.variants if quality is not None}) > 1
         return f"{codec} q{quality}" if several else f"q{quality}"
 
+    def short_label(self, subject: Subject) -> str:
+        """The subject's label, without the model where the section has one model only."""
+        _, separator, rest = subject.label.partition(" · ")
+        return rest if separator and len({other.model for other in self.subjects}) == 1 else subject.label
+
     @property
     def clean(self) -> Attack | None:
         """The clean pass, when it was evaluated."""
@@ -341,9 +346,9 @@ def _settings(text: str) -> dict[str, object]:
 
 
 def eps_text(eps: float) -> str:
-    """ "8/255" where eps is a multiple of a quarter of 1/255, else the number."""
+    """ "0.1" where three decimals say it, "8/255" where eps is a multiple of a quarter of 1/255."""
     scaled = eps * 255
-    if eps and abs(scaled * 4 - round(scaled * 4)) < 1e-6:
+    if abs(eps - round(eps, 3)) > 1e-9 and abs(scaled * 4 - round(scaled * 4)) < 1e-6:
         return f"{scaled:.4g}/255"
     return f"{eps:.4g}"
 

@@ -1,0 +1,132 @@
+"""The report in a real browser: headless Chromium."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from limla.reporting import report
+from limla.results import write_predictions
+from tests.unit.test_report import NONE, PGD, condition, rows_with, write_data, write_results
+
+CHROMIUM = Path("/usr/bin/chromium")
+WIDTH = 1366
+# a laptop's window; what the page says about itself is read back from the DOM
+PROBE = """<script>
+const root = document.documentElement;
+const wide = [...document.querySelectorAll("svg, img, p, h1, h2, h3, figcaption")]
+  .filter((e) => !e.closest(".scroll") && e.getBoundingClientRect().right > root.clientWidth + 1);
+const flat = [...document.querySelectorAll("svg")].filter((e) => e.getBoundingClientRect().height < 40);
+const small = [...document.querySelectorAll("svg text")].filter((e) => e.getBoundingClientRect().height < 7);
+const outside = [...document.querySelectorAll("svg text")].filter((e) => {
+  const own = e.getBoundingClientRect(), all = e.closest("svg").getBoundingClientRect();
+  return own.left < all.left - 4 || own.right > all.right + 4;
+});
+const lost = [...document.images].filter((e) => !e.naturalWidth);
+root.dataset.probe = JSON.stringify({
+  overflow: root.scrollWidth - root.clientWidth, wide: wide.length, flat: flat.length, small: small.length,
+  outside: outside.map((e) => e.textContent), lost: lost.length, svgs: document.querySelectorAll("svg").length,
+  headings: document.querySelectorAll("h2").length,
+});
+</script></body>"""
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser on this machine ({CHROMIUM})")
+
+
+def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the browser headless, offline and with a profile of its own."""
+    return subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={WIDTH},900",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+
+def probe(folder: Path, page: Path) -> dict[str, object]:
+    """What the browser measured of the page, and that it had nothing to complain about."""
+    copy = page.with_name("probed.html")
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
+    found = chromium(folder, "--dump-dom", copy.as_uri())
+    assert "CONSOLE" not in found.stderr
+    match = re.search(r'data-probe="([^"]*)"', found.stdout)
+    assert match is not None, found.stderr[-2000:]
+    return json.loads(html.unescape(match[1]))
+
+
+def test_the_probe_sees_what_is_wrong(tmp_path: Path) -> None:
+    """A page with an error, a missing picture and a wide line: what the other tests look for would be found."""
+    page = tmp_path / "wrong.html"
+    page.write_text('<body><p style="width:3000px">x</p><img src="no.png"><script>f()</script></body>')
+    broken = chromium(tmp_path, "--dump-dom", page.as_uri())
+    assert "CONSOLE" in broken.stderr
+    page.write_text('<body><p style="width:3000px">x</p><img src="data:image/png;base64,AAAA"></body>')
+    found = probe(tmp_path, page)
+    assert (found["wide"], found["lost"], found["overflow"] != 0) == (1, 1, True)
+
+
+@pytest.mark.slow
+def test_a_full_report_fits_a_laptop(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "results")
+    for quality in ("1", "10", "1+10+50"):
+        for attack in (NONE, PGD):
+            cell = condition(10, attack, train_codec="jpeg", train_quality=quality, checkpoint_id=f"q{quality}")
+            write_predictions(results, cell, rows_with(30))
+    page = report(results, write_data(tmp_path / "flowers"), tmp_path / "report.html")
+    found = probe(tmp_path, page)
+    assert found == {
+        "overflow": 0,
+        "wide": 0,
+        "flat": 0,
+        "small": 0,
+        "outside": [],
+        "lost": 0,
+        "svgs": 6,
+        "headings": 3,
+    }
+
+
+@pytest.mark.slow
+def test_many_qualities_classes_and_long_names_fit_too(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    long_name = "my_package.some_module.with_a_long_name:make_the_network_of_my_dreams"
+    for quality in (None, *range(5, 100, 7)):
+        for eps in (0.0, 2 / 255, 4 / 255, 8 / 255):
+            attack = (*PGD[:2], eps, PGD[3]) if eps else NONE
+            write_predictions(results, condition(quality, attack, model=long_name), rows_with(30))
+    names = [f"a_class_name_that_does_not_want_to_end_{number}" for number in range(3)]
+    data = write_data(tmp_path / "flowers", names=names)
+    found = probe(tmp_path, report(results, data, tmp_path / "report.html"))
+    assert (found["overflow"], found["wide"], found["small"], found["outside"]) == (0, 0, 0, [])
+
+
+@pytest.mark.slow
+def test_it_prints(tmp_path: Path) -> None:
+    page = report(
+        write_results(tmp_path / "results"), write_data(tmp_path / "flowers"), tmp_path / "report.html"
+    )
+    printed = tmp_path / "report.pdf"
+    chromium(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={printed}", page.as_uri())
+    pages = len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
+    assert 2 <= pages <= 12
