@@ -1,0 +1,144 @@
+"""`limla train`, also `limla-train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+
+# options by what they are about; --help shows them in these groups
+_GROUPS = {
+    "Data": ("data_dir", "codec", "quality", "image_size", "resize", "loader", "augment", "workers"),
+    "Model": ("model", "weights", "freeze_backbone", "mean", "std"),
+    "Training": ("epochs", "batch_size", "learning_rate", "patience", "min_delta", "seed", "device", "amp"),
+    "Output": ("output_dir", "results_csv", "tensorboard"),
+}
+
+
+class _TrainCommand(LimlaCommand):
+    """Takes --data_dir for --data-dir, and shows its many options in groups."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        extra["token_normalize_func"] = lambda name: name.replace("_", "-")
+        return super().make_context(*args, **extra)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = {item.name: item.get_help_record(ctx) for item in self.get_params(ctx)}
+        for title, names in _GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records.pop(name)) is not None])
+        rest = [record for record in records.values() if record is not None]
+        with formatter.section("Other"):
+            formatter.write_dl(rest)
+
+
+@click.command("train", cls=_TrainCommand)
+@click.option(
+    "--data-dir",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Dataset folder, holding 'source' and '<codec>-q<quality>'.",
+)
+@click.option("--codec", default="jpeg", show_default=True, help="Codec of the qualities.")
+@click.option(
+    "--quality",
+    default="source",
+    show_default=True,
+    help="source (the originals), 10, or a mix: 1,10,50-90:10.",
+)
+@click.option("--image-size", default=224, show_default=True, help="Side of the model's input in pixels.")
+@click.option(
+    "--resize",
+    type=click.Choice(["crop", "none"]),
+    default="crop",
+    show_default=True,
+    help="crop: resize the shorter side, crop the centre; none: images at their own size.",
+)
+@click.option("--loader", default="auto", show_default=True, help="auto, cpu, dali or webdataset.")
+@click.option("--augment", is_flag=True, help="Random resized crop and flip of training images.")
+@click.option("--workers", type=click.IntRange(min=1), help="Decoding threads. [default: all cores]")
+@click.option(
+    "--model",
+    default="MobileNetV2",
+    show_default=True,
+    help="compact, any torchvision classification model, or your own as package.module:function.",
+)
+@click.option("--weights", default="none", show_default=True, help="none, imagenet, or a file of weights.")
+@click.option("--freeze-backbone", is_flag=True, help="Train the last layer only.")
+@click.option("--mean", help="Of the model's first layer, on the [0, 1] scale, e.g. 0.5,0.5,0.5.")
+@click.option("--std", help="As --mean. [default: those of the weights, else ImageNet's]")
+@click.option("--epochs", default=50, show_default=True, help="At most.")
+@click.option("--batch-size", default=32, show_default=True, help="Images per step and process.")
+@click.option("--learning-rate", default=0.001, show_default=True, help="Of Adam.")
+@click.option(
+    "--patience", default=5, show_default=True, help="Epochs without a lower val loss before training stops."
+)
+@click.option("--min-delta", default=0.0, show_default=True, help="What counts as lower, in nats.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, order, augmentation and dropout.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--amp", is_flag=True, help="float16 with loss scaling (GPU only).")
+@click.option(
+    "--output-dir",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files go; an unfinished run there is continued.",
+)
+@click.option(
+    "--results-csv",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Table of runs, shared by many. [default: OUTPUT_DIR/results.csv]",
+)
+@click.option("--tensorboard", is_flag=True, help="Also write events to OUTPUT_DIR/tensorboard.")
+def train(**options: Any) -> None:
+    """Train a model on a dataset's originals, on one quality, or on a mix of qualities.
+
+    Writes best.pt (lowest val loss), last.pt, classes.json, info.json, history.csv and a line of results.csv.
+    The same command goes on where an interrupted one stopped. With torchrun:
+    python -m torch.distributed.run --standalone --nproc_per_node 2 -m limla train …
+    """
+    from limla.cli.options import parse_qualities
+    from limla.training import TrainSettings
+    from limla.training import train as run_training
+    from limla.types import Preprocessing
+
+    quality, num_threads = options.pop("quality"), options.pop("workers")
+    preprocessing = Preprocessing(options.pop("image_size"), options.pop("resize"))
+    mean, std = (parse_channels(options.pop(name), name) for name in ("mean", "std"))
+    settings = TrainSettings(
+        qualities=parse_qualities(quality, allow_source=True),
+        num_threads=num_threads,
+        preprocessing=preprocessing,
+        mean=mean,
+        std=std,
+        **options,
+    )
+    result = run_training(settings, ConsoleProgress())
+    metrics = result.metrics
+    click.echo(f"best epoch {int(metrics['epoch'])} of {result.epochs_run}")
+    for part in ("train", "val"):
+        names = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro")
+        click.echo(f"{part:>5}  " + "  ".join(f"{name} {metrics[f'{part}_{name}']:.4f}" for name in names))
+    click.echo(f"checkpoint: {result.best_checkpoint}")
+    click.echo(
+        f"next: limla evaluate --checkpoint {result.best_checkpoint} --data-dir {settings.data_dir} "
+        f"--quality {quality} --output-dir {settings.output_dir / 'results'}"
+    )
+
+
+def parse_channels(text: str | None, name: str) -> tuple[float, ...] | None:
+    """Three numbers, for R, G and B: "0.5,0.5,0.5"."""
+    from limla.errors import SettingsError
+
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise SettingsError(f"--{name} '{text}': give three numbers on the [0, 1] scale, e.g. 0.5,0.5,0.5")
+    return values

@@ -1,0 +1,251 @@
+"""The files of a training run: settings, history, checkpoints, and the line in the table of runs."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from limla.errors import DataError, SettingsError
+from limla.files import content_id, file_sha256, write_bytes, write_json
+from limla.manifest import Manifest, check_settings, library_versions
+from limla.training.settings import TrainResult, TrainSettings
+
+BEST = "best.pt"
+LAST = "last.pt"
+INFO = "info.json"
+HISTORY = "history.csv"
+CLASSES = "classes.json"
+RESULTS = "results.csv"
+_LIBRARIES = ("torch", "torchvision", "numpy", "simplejpeg", "pillow")
+_METRICS = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro")
+METRIC_NAMES = tuple(f"{part}_{name}" for part in ("train", "val") for name in _METRICS)
+"""The columns of history.csv that hold metrics."""
+
+
+@dataclass
+class State:
+    """How far a run is; plain values, part of last.pt.
+
+    Attributes:
+        epoch: epochs done.
+        best_epoch, best_loss: with the lowest validation loss so far (nats).
+        reference_loss: the loss that the next one must beat by min-delta to reset the patience.
+        epochs_without: epochs since it was last beaten.
+        history: one row per epoch: epoch, METRIC_NAMES, seconds, images_per_s.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    reference_loss: float = float("inf")
+    epochs_without: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def record(self, row: dict[str, float], min_delta: float) -> bool:
+        """Take in an epoch; returns whether its validation loss is the lowest so far."""
+        self.epoch += 1
+        assert row["epoch"] == self.epoch
+        self.history.append(row)
+        loss = row["val_loss"]
+        if loss < self.reference_loss - min_delta:
+            self.reference_loss = loss
+            self.epochs_without = 0
+        else:
+            self.epochs_without += 1
+        if loss < self.best_loss:
+            self.best_epoch, self.best_loss = self.epoch, loss
+            return True
+        return False
+
+    def is_over(self, settings: TrainSettings) -> bool:
+        """Whether no epoch is left or patience has run out."""
+        return self.epoch >= settings.epochs or self.epochs_without >= settings.patience
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values; `State(**values)` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> State:
+        """The inverse of `as_dict`; other entries are ignored. Raises `KeyError` for a missing one."""
+        return cls(**{item.name: values[item.name] for item in fields(cls)})
+
+
+def decisive_settings(
+    settings: TrainSettings, model: str, manifests: Sequence[Manifest], world_size: int, device_type: str
+) -> dict[str, Any]:
+    """Every setting that decides the weights, by the name of its option; equal ones may continue a run."""
+    return {
+        "data": {
+            path.name: [manifest.data_id("train"), manifest.data_id("val")]
+            for path, manifest in zip(settings.folders(), manifests, strict=True)
+        },
+        "codec": settings.train_codec,
+        "quality": settings.train_quality,
+        "model": model,
+        "epochs": settings.epochs,
+        "batch-size": settings.batch_size,
+        "learning-rate": settings.learning_rate,
+        "patience": settings.patience,
+        "min-delta": settings.min_delta,
+        "seed": settings.seed,
+        "weights": _weights_id(settings.weights),
+        "freeze-backbone": settings.freeze_backbone,
+        "mean": list(settings.mean) if settings.mean else None,
+        "std": list(settings.std) if settings.std else None,
+        "image-size": settings.preprocessing.describe(),
+        "loader": settings.loader,
+        "augment": settings.augment,
+        "amp": settings.amp,
+        "device": device_type,
+        "processes": world_size,
+    }
+
+
+def _weights_id(weights: str | Path) -> str:
+    if str(weights) in ("none", "imagenet"):
+        return str(weights)
+    path = Path(weights)
+    if not path.is_file():
+        raise SettingsError(f"{path}: no such file of weights; choose none, imagenet or an existing file")
+    return f"sha256 {file_sha256(path)[:16]}"
+
+
+class RunFolder:
+    """The output folder of one run. Every file in it is whole at any time."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.settings = settings
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self.path / BEST
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last epoch, with all that is needed to go on."""
+        return self.path / LAST
+
+    def check(self) -> dict[str, Any]:
+        """What info.json says, {} for a new folder.
+
+        Raises `SettingsError` naming the settings that differ, or for checkpoints of another origin.
+        """
+        path = self.path / INFO
+        if not path.is_file():
+            for name in (BEST, LAST):
+                if (self.path / name).exists():
+                    raise SettingsError(
+                        f"{self.path}: holds a {name} but no {INFO}, so it is no run of limla's; "
+                        "choose another output folder"
+                    )
+            return {}
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+            existing = info["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: damaged ({error}); remove the folder and train again") from error
+        check_settings(self.path, existing, self.settings)
+        return info
+
+    def finished(self, info: dict[str, Any]) -> TrainResult | None:
+        """The result of a run that info.json calls finished; raises `DataError` when its best.pt is not there."""
+        if not info.get("finished"):
+            return None
+        if not self.best.is_file() or file_sha256(self.best)[:16] != info["checkpoint_id"]:
+            raise DataError(
+                f"{self.best}: missing or altered since the run finished; remove {self.path} and train again"
+            )
+        return TrainResult(self.best, info["best"], info["epochs_run"])
+
+    def start(self, class_names: Sequence[str]) -> None:
+        """Write what is known before the first epoch."""
+        write_json(self.path / CLASSES, {name: index for index, name in enumerate(class_names)})
+        write_json(self.path / INFO, self._info(finished=False))
+
+    def write_history(self, history: Sequence[dict[str, float]]) -> None:
+        """Write history.csv: a line per epoch."""
+        columns = ["epoch", *METRIC_NAMES, "seconds", "images_per_s"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_bytes(self.path / HISTORY, text.getvalue().encode())
+
+    def finish(self, state: State, dataset: str, results_csv: Path | None) -> TrainResult:
+        """Add the run to the table of runs and mark it finished; doing it twice changes nothing more."""
+        best = {key: value for key, value in state.history[state.best_epoch - 1].items() if key in METRIC_NAMES}
+        best = {"epoch": state.best_epoch, **best}
+        checkpoint_id = file_sha256(self.best)[:16]
+        seconds = round(sum(row["seconds"] for row in state.history), 3)
+        line = {
+            "run": content_id(self.settings),
+            "dataset": dataset,
+            **{
+                name: self.settings[name]
+                for name in ("model", "codec", "quality", "seed", "weights", "learning-rate", "batch-size")
+            },
+            "epochs_run": state.epoch,
+            "best_epoch": state.best_epoch,
+            **{name: best[name] for name in METRIC_NAMES},
+            "seconds": seconds,
+            "checkpoint_id": checkpoint_id,
+            "checkpoint": str(self.best.resolve()),
+        }
+        append_line(results_csv or self.path / RESULTS, line, same=("run", "checkpoint"))
+        info = self._info(finished=True)
+        info |= {"best": best, "epochs_run": state.epoch, "seconds": seconds, "checkpoint_id": checkpoint_id}
+        write_json(self.path / INFO, info)
+        return TrainResult(self.best, best, state.epoch)
+
+    def _info(self, finished: bool) -> dict[str, Any]:
+        return {
+            "settings": self.settings,
+            "versions": library_versions(_LIBRARIES),
+            "finished": finished,
+        }
+
+
+def append_line(path: Path, line: dict[str, Any], same: tuple[str, ...]) -> None:
+    """Add a line to a CSV table that several processes may share; a reader sees the old table or the new one.
+
+    A line that equals this one in the columns `same` is replaced. Raises `DataError` when the table has other
+    columns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.parent):
+        rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                rows = list(reader)
+                if reader.fieldnames != list(line):
+                    raise DataError(f"{path}: not a table of training runs; choose another file or remove it")
+        new = {name: str(value) for name, value in line.items()}
+        rows = [row for row in rows if any(row[name] != new[name] for name in same)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(line), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, new])
+        write_bytes(path, text.getvalue().encode())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait for and hold the lock of a folder; it goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
