@@ -153,7 +153,8 @@ def _panel(axes: Axes, section: Section, subject: Subject, places: dict[Variant,
     short = section.short_label(subject)
     title = short if short == subject.label or subject.train_quality == "unknown" else f"trained on {short}"
     axes.set_title(shorten(title, 44), loc="left")
-    for number, attack in enumerate(section.attacks):
+    # the first colour is that of the clean pass, also where it was not evaluated
+    for number, attack in enumerate(section.attacks, 0 if section.clean else 1):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         label: str | None = "no attack" if attack.is_none else attack.label
         for codec in sorted({codec for codec, quality in places if quality is not None}):
@@ -226,8 +227,11 @@ def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
         for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for step in (1, 2, 5)
     ]
+    inside = [tick for tick in ticks if low <= tick <= high]
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high] or [values[0]]))
+    axes.xaxis.set_major_locator(
+        FixedLocator(inside if len(inside) > 1 else sorted({min(values), max(values)}))
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 

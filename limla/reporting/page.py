@@ -167,6 +167,7 @@ def _section(
         "groups": _cells(section, rows),
         "num_cells": sum(map(len, section.cells.values())),
         "max_cells": _MAX_TABLE_ROWS,
+        "has_originals": any(quality is None for _, quality in section.variants),
         "models": list(dict.fromkeys(subject.model for subject in section.subjects)),
         "subjects": section.subjects,
         "class_counts": _class_counts(section, own),

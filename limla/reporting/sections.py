@@ -219,14 +219,12 @@ def _of_one_version(
         ids[condition.test_codec, condition.test_quality].add(condition.data_id)
     current = {variant: manifest.data_id(split) for variant, manifest in data.manifests.items()} if data else {}
     wanted: dict[Variant, str] = {}
+    changed: list[Variant] = []
     for variant, known in ids.items():
         if len(known) == 1:
             wanted[variant] = next(iter(known))
             if current.get(variant, wanted[variant]) not in known:
-                notes.append(
-                    f"The shards of {_plain(variant)} have changed since they were evaluated: rate and PSNR "
-                    "below are those of the shards at hand, accuracy that of the earlier ones."
-                )
+                changed.append(variant)
         elif current.get(variant) in known:
             wanted[variant] = current[variant]
         else:
@@ -234,6 +232,12 @@ def _of_one_version(
                 f"the results hold {len(known)} different versions of dataset '{conditions[0].dataset}', "
                 f"{split}, {_plain(variant)}: give --data-dir of the one to report, or evaluate into a new folder"
             )
+    if changed:
+        names = ", ".join(_plain(variant) for variant in sorted(changed, key=quality_order))
+        notes.append(
+            f"The shards of {names} have changed since they were evaluated: rate and PSNR below are those of the "
+            "shards at hand, accuracy that of the earlier ones."
+        )
     kept = [cell for cell in conditions if wanted[cell.test_codec, cell.test_quality] == cell.data_id]
     if len(kept) < len(conditions):
         notes.append(
