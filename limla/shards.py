@@ -49,23 +49,19 @@ def check_key(key: str) -> str:
     return key
 
 
+_MODE_AND_OWNER = b"0000644\0" + 2 * b"0000000\0"
+_TIME = b"00000000000\0"
+_TYPE_AND_MAGIC = b"0".ljust(101, b"\0") + b"ustar\x0000"
+# the checksum is the sum of all header bytes with the checksum field itself taken as eight spaces
+_FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + sum(_TYPE_AND_MAGIC) + 8 * 0x20
+
+
 def _header(name: bytes, num_bytes: int) -> bytes:
     """One USTAR header block: regular file, mode 0644, owner 0, mtime 0."""
-    fields = b"".join(
-        (
-            name.ljust(100, b"\0"),
-            # one literal per field: in b"\\0000000" the first three zeros would belong to the escape
-            b"0000644\0",
-            b"0000000\0",
-            b"0000000\0",
-            b"%011o\0" % num_bytes,
-            b"00000000000\0",
-        )
-    )
-    tail = b"0".ljust(101, b"\0") + b"ustar\x0000"
-    # the checksum is the sum of all header bytes with the checksum field itself taken as eight spaces
-    checksum = sum(fields) + sum(tail) + 8 * 0x20
-    return (fields + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")
+    size = b"%011o\0" % num_bytes
+    checksum = b"%06o\0 " % (_FIXED_SUM + sum(name) + sum(size))
+    fields = (name.ljust(100, b"\0"), _MODE_AND_OWNER, size, _TIME, checksum, _TYPE_AND_MAGIC)
+    return b"".join(fields).ljust(BLOCK, b"\0")
 
 
 @dataclass(frozen=True)
