@@ -1,0 +1,193 @@
+"""`limla evaluate`: trained models on every test quality, with and without attacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+from limla.errors import SettingsError
+
+if TYPE_CHECKING:
+    from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel
+
+_FILE = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@click.command(
+    "evaluate",
+    cls=LimlaCommand,
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=_FILE,
+    help="A best.pt of limla train; may be given several times.",
+)
+@click.option("--data-dir", type=_FOLDER, required=True, help="Shards of the dataset.")
+@click.option("--quality", help="Test qualities, e.g. source,1,5,10-90:10. [default: all that are there]")
+@click.option("--codec", default="jpeg", show_default=True, help="Codec of the test qualities.")
+@click.option("--attack", default="none", show_default=True, help="Attacks, e.g. none,fgsm,pgd.")
+@click.option("--eps", help="Largest change per value on the [0, 1] scale, or several. [default: 8/255]")
+@click.option("--steps", type=int, help="Gradient steps of pgd. [default: 10]")
+@click.option("--alpha", help="Length of a step of pgd on the [0, 1] scale. [default: 2/255]")
+@click.option("--output-dir", type=_FOLDER, required=True, help="Where the rows go.")
+@click.option("--model", help="A model of your own, package.module:function.")
+@click.option("--weights", type=_FILE, help="With --model: its state dict.")
+@click.option("--mean", help="With --weights: channel means it was trained with. [default: ImageNet's]")
+@click.option("--std", help="With --weights: channel deviations it was trained with. [default: ImageNet's]")
+@click.option("--image-size", type=int, help="With --weights: side of its input. [default: 224]")
+@click.option(
+    "--resize",
+    type=click.Choice(["crop", "none"]),
+    help="With --weights: none takes images at their own size. [default: crop]",
+)
+@click.option("--split", default="test", show_default=True, help="train, val or test.")
+@click.option("--loader", default="auto", show_default=True, help="auto, cpu, dali or webdataset.")
+@click.option("--batch-size", default=32, show_default=True, help="Part of the condition.")
+@click.option("--seed", default=0, show_default=True, help="Of the attacks' random starts.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:0.")
+@click.option(
+    "--precision", default="float32", show_default=True, help="float32; bfloat16 for clean passes only."
+)
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Check the shards' SHA-256.")
+def evaluate(data_dir: Path, output_dir: Path, **options: Any) -> None:
+    """Accuracy and robust accuracy of trained models on each test quality.
+
+    Writes one Parquet file of rows per model, test quality and attack under OUTPUT_DIR; run the same command
+    again to go on after an interruption. Attacks need eps as in 8/255.
+    """
+    from limla.evaluation import evaluate as evaluate_grid
+    from limla.models.memory import keep_large_activations
+
+    settings = _settings(data_dir, output_dir, options)
+    keep_large_activations()
+    result = evaluate_grid(settings, ConsoleProgress())
+    _show(result)
+    click.echo(f"rows: {output_dir / 'predictions'}")
+    click.echo(f"next: limla report {output_dir} --data-dir {data_dir} --output {output_dir / 'report.html'}")
+
+
+def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> EvaluateSettings:
+    from limla.cli.options import parse_fraction, parse_qualities
+    from limla.evaluation import EvaluateSettings, check_parameters_used
+    from limla.manifest import list_variants, parse_variant
+    from limla.registry import ATTACKS, CODECS
+
+    attacks = tuple(ATTACKS.check(name.strip()) for name in options["attack"].split(","))
+    check_parameters_used(attacks, options["eps"], options["steps"], options["alpha"])
+    codec = CODECS.check(options["codec"])
+    if options["quality"] is None:
+        there = [parse_variant(name) for name in list_variants(data_dir)]
+        qualities = tuple(number for name, number in there if number is None or name == codec)
+    else:
+        scale = CODECS.load(codec).scale
+        qualities = parse_qualities(options["quality"], allow_source=True, scale=scale)
+    given: dict[str, Any] = {}
+    if options["eps"] is not None:
+        given["eps"] = tuple(parse_fraction(part.strip()) for part in options["eps"].split(","))
+    if options["alpha"] is not None:
+        given["alpha"] = parse_fraction(options["alpha"])
+    return EvaluateSettings(
+        data_dir=data_dir,
+        results_dir=output_dir,
+        checkpoints=options["checkpoints"],
+        user_model=_user_model(options),
+        own_model=options["model"] if options["weights"] is None else None,
+        codec=codec,
+        qualities=qualities or (None,),
+        attacks=attacks,
+        steps=options["steps"],
+        **given,
+        **{
+            name: options[name]
+            for name in ("split", "loader", "batch_size", "seed", "device", "precision", "verify")
+        },
+    )
+
+
+def _user_model(options: dict[str, Any]) -> UserModel | None:
+    from limla.evaluation import UserModel
+    from limla.types import Preprocessing
+
+    about_weights = ("mean", "std", "image_size", "resize")
+    stray = [f"--{name.replace('_', '-')}" for name in about_weights if options[name] is not None]
+    if stray and options["weights"] is None:
+        raise SettingsError(
+            f"{', '.join(stray)} says how a model of your own was trained: add --model and --weights; a "
+            "checkpoint of limla train knows it itself"
+        )
+    if options["model"] is None:
+        if options["weights"] is not None:
+            raise SettingsError("--weights needs --model package.module:function, the model they belong to")
+        return None
+    if options["weights"] is None:
+        if options["checkpoints"]:
+            return None  # a checkpoint of the user's own model
+        raise SettingsError("--model needs --weights FILE, the state dict of the trained model")
+    return UserModel(
+        spec=options["model"],
+        weights=options["weights"],
+        preprocessing=Preprocessing(
+            image_size=224 if options["image_size"] is None else options["image_size"],
+            resize=options["resize"] or "crop",
+        ),
+        mean=_per_channel("--mean", options["mean"]),
+        std=_per_channel("--std", options["std"]),
+    )
+
+
+def _per_channel(name: str, text: str | None) -> tuple[float, float, float] | None:
+    from limla.cli.options import parse_fraction
+
+    if text is None:
+        return None
+    values = tuple(parse_fraction(part.strip()) for part in text.split(","))
+    if len(values) != 3:
+        raise SettingsError(f"{name} '{text}': write three numbers, for red, green and blue, as in 0.5,0.5,0.5")
+    return values
+
+
+_COLUMNS = ("accuracy", "robust_accuracy", "attack_success_rate")
+
+
+def _show(result: EvaluateResult) -> None:
+    """One line per cell: what it is, and its rates with their 95% intervals, computed from the rows."""
+    from limla.reporting.aggregates import metric_rows
+    from limla.results import prediction_path, read_table
+
+    conditions = [cell.condition for cell in result.cells]
+    tables = [
+        (condition, read_table(prediction_path(result.results_dir, condition))) for condition in conditions
+    ]
+    rates = {
+        (row.condition, row.metric): f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+        for row in metric_rows(tables)
+        if row.metric in _COLUMNS and row.ci_low is not None and row.ci_high is not None
+    }
+    lines: list[tuple[str, ...]] = [("model (trained on)", "test", "attack", "n", *_COLUMNS, "images/s")]
+    for cell in result.cells:
+        condition = cell.condition
+        test = (
+            "source" if condition.test_quality is None else f"{condition.test_codec} {condition.test_quality}"
+        )
+        eps = f" {condition.eps * 255:.3g}/255" if condition.eps else ""
+        lines.append(
+            (
+                f"{condition.model} ({condition.train_quality})",
+                test,
+                f"{condition.attack}{eps}",
+                str(cell.num_samples),
+                *(rates.get((condition, column), "") for column in _COLUMNS),
+                f"{cell.images_per_s:.1f}" if cell.computed else "kept",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())

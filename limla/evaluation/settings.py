@@ -1,0 +1,218 @@
+"""What `limla evaluate` is asked for, and the checks made before any work starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from limla.attacks.base import Attack, attack_parameters, build_attack
+from limla.errors import DataError, SettingsError
+from limla.manifest import SPLITS, Manifest, list_variants, read_manifest, variant_name
+from limla.registry import ATTACKS, CODECS, LOADERS
+from limla.types import Preprocessing
+
+NO_ATTACK = "none"
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class UserModel:
+    """A trained model that limla never saw.
+
+    Attributes:
+        spec: "package.module:function", or a model's name.
+        weights: its state dict, see `limla.models.checkpoint.load_user_model`.
+        preprocessing: the input size it was trained with.
+        mean, std: of the normalisation it was trained with, per channel, on the [0, 1] scale; (0, 0, 0) and
+            (1, 1, 1) if it takes [0, 1] images as they are; None means ImageNet's.
+    """
+
+    spec: str
+    weights: Path
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """The grid checkpoints × test qualities × attacks, and how it is computed.
+
+    Attributes:
+        data_dir: a dataset's shard folder.
+        results_dir: where the rows go.
+        checkpoints: files that `limla train` wrote.
+        user_model: a model that limla never saw; beside or instead of checkpoints.
+        own_model: "package.module:function" that a checkpoint names as its model: importing it runs code, so
+            you name it, not the file.
+        codec, qualities: the variants to test on; None among the qualities means the originals.
+        attacks: names of the catalogue. "none" is always evaluated too: the attack success rate is measured
+            against it.
+        eps: radii on the [0, 1] scale, one cell each, for the attacks that take one.
+        steps, alpha: for the attacks that take them; None means the attack's default.
+        split: "train", "val" or "test".
+        loader: a loader's name or "auto".
+        batch_size: images per batch; part of the condition, since a random start is drawn per batch.
+        seed: of the attacks' randomness; each batch's seed follows from it and the batch's number.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", …
+        precision: "float32", or "bfloat16" for clean passes only.
+        verify: check the shards' SHA-256 before use (else only presence and size).
+        num_pictures: how many images of the split to keep as PNG files per cell, for the report.
+    """
+
+    data_dir: Path
+    results_dir: Path
+    checkpoints: tuple[Path, ...] = ()
+    user_model: UserModel | None = None
+    own_model: str | None = None
+    codec: str = "jpeg"
+    qualities: tuple[int | None, ...] = (None,)
+    attacks: tuple[str, ...] = (NO_ATTACK,)
+    eps: tuple[float, ...] = (8 / 255,)
+    steps: int | None = None
+    alpha: float | None = None
+    split: str = "test"
+    loader: str = "auto"
+    batch_size: int = 32
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    verify: bool = True
+    num_pictures: int = 6
+
+    def __post_init__(self) -> None:
+        if not self.checkpoints and self.user_model is None:
+            raise SettingsError(
+                "no model to evaluate: name a checkpoint that limla train wrote (--checkpoint out/best.pt), "
+                "or a model of your own (--model package.module:function --weights FILE)"
+            )
+        for name in self.attacks:
+            ATTACKS.check(name)
+        CODECS.check(self.codec)
+        if self.loader != "auto":
+            LOADERS.check(self.loader)
+        if not self.qualities or not self.attacks:
+            raise SettingsError("qualities and attacks must each name at least one; 'none' is an attack")
+        if self.split not in SPLITS:
+            raise SettingsError(f"unknown split '{self.split}'; known: {', '.join(SPLITS)}")
+        if self.batch_size < 1:
+            raise SettingsError(f"batch size {self.batch_size} is out of range: choose at least 1")
+        if self.num_pictures < 0:
+            raise SettingsError(f"{self.num_pictures} pictures: choose 0 or more")
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}")
+        if self.precision != "float32" and set(self.attacks) != {NO_ATTACK}:
+            raise SettingsError(
+                f"precision {self.precision} is for clean passes only (its gradients are too coarse to attack "
+                "with): choose float32, or --attack none"
+            )
+
+
+def build_attacks(settings: EvaluateSettings) -> tuple[Attack, ...]:
+    """The attacks of the grid, "none" first, one for each eps; each gets the parameters that it takes.
+
+    Raises `SettingsError` for a parameter out of range.
+    """
+    found: list[Attack] = []
+    for name in dict.fromkeys((NO_ATTACK, *settings.attacks)):
+        takes = attack_parameters(name)
+        steps = settings.steps if "steps" in takes else None
+        alpha = settings.alpha if "alpha" in takes else None
+        if "eps" not in takes:
+            found.append(build_attack(name, None, steps, alpha))
+        elif not settings.eps:
+            raise SettingsError(f"attack '{name}' needs eps, the largest change per value, for example 8/255")
+        else:
+            found += [build_attack(name, eps, steps, alpha) for eps in dict.fromkeys(settings.eps)]
+    return tuple(found)
+
+
+def check_parameters_used(
+    attacks: tuple[str, ...], eps: object = None, steps: object = None, alpha: object = None
+) -> None:
+    """Raise `SettingsError` for a parameter given (not None) that none of the named attacks takes."""
+    taken = {parameter for name in attacks for parameter in attack_parameters(name)}
+    for parameter, value in (("eps", eps), ("steps", steps), ("alpha", alpha)):
+        if value is not None and parameter not in taken:
+            takers = [name for name in ATTACKS.names() if parameter in attack_parameters(name)]
+            raise SettingsError(
+                f"{parameter} is given, but no chosen attack takes it ({', '.join(attacks)}); "
+                f"attacks that do: {', '.join(takers)}"
+            )
+
+
+def read_variants(settings: EvaluateSettings) -> dict[str, Manifest]:
+    """Variant folder name → manifest for every test quality, in the order asked for.
+
+    Raises `SettingsError` for a variant that is not there, listing those that are, and `DataError` for one
+    without images in the split or with other class names than the rest.
+    """
+    there = list_variants(settings.data_dir)
+    if not there:
+        raise DataError(
+            f"{settings.data_dir}: no shards here; make them with 'limla pack' and 'limla reencode'"
+        )
+    wanted = [
+        variant_name("source" if quality is None else settings.codec, quality)
+        for quality in dict.fromkeys(settings.qualities)
+    ]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise SettingsError(
+            f"{settings.data_dir} has no {', '.join(missing)}; there: {', '.join(there)}; "
+            "make others with 'limla reencode'"
+        )
+    manifests = {name: read_manifest(settings.data_dir / name) for name in wanted}
+    class_names = next(iter(manifests.values())).class_names
+    for name, manifest in manifests.items():
+        if not manifest.num_samples(settings.split):
+            splits = ", ".join(manifest.splits()) or "none"
+            raise DataError(
+                f"{settings.data_dir / name}: split '{settings.split}' is empty; splits with images: {splits}"
+            )
+        if manifest.class_names != class_names:
+            raise DataError(
+                f"{settings.data_dir / name}: its class names are not those of {wanted[0]}; make it again"
+            )
+    return manifests
+
+
+def check_class_names(where: str, of_model: tuple[str, ...], of_data: tuple[str, ...]) -> None:
+    """Raise `SettingsError` showing the first difference between two lists of class names, order included."""
+    if of_model == of_data:
+        return
+    if sorted(of_model) == sorted(of_data):
+        number = next(i for i, (a, b) in enumerate(zip(of_model, of_data, strict=True)) if a != b)
+        difference = (
+            f"the same classes in another order (class {number} is '{of_model[number]}' in the model and "
+            f"'{of_data[number]}' in the data)"
+        )
+    else:
+        only_model = [name for name in of_model if name not in of_data]
+        only_data = [name for name in of_data if name not in of_model]
+        parts = (
+            f"only in the model: {_some(only_model)}" if only_model else "",
+            f"only in the data: {_some(only_data)}" if only_data else "",
+        )
+        difference = "; ".join(part for part in parts if part) or f"{len(of_model)} and {len(of_data)} names"
+    raise SettingsError(
+        f"{where}: its classes are not the data's ({difference}); evaluate it on the dataset it was trained on"
+    )
+
+
+def _some(names: list[str], number: int = 5) -> str:
+    return ", ".join(names[:number]) + (f" and {len(names) - number} more" if len(names) > number else "")
+
+
+def caution(attack: Attack) -> str:
+    """A line about an attack that cannot do what it is asked for; "" when there is nothing to say."""
+    parameters = attack.settings()
+    steps, alpha = parameters.get("steps"), parameters.get("alpha")
+    if steps is None or alpha is None or not math.isfinite(attack.eps) or steps * alpha >= attack.eps:
+        return ""
+    return (
+        f"warning: attack '{attack.name}': {steps} steps of {alpha * 255:.3g}/255 cannot cross a ball of radius "
+        f"{attack.eps * 255:.3g}/255, so it is weaker than it looks; raise --steps or --alpha"
+    )

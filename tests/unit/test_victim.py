@@ -1,0 +1,371 @@
+"""The fast copy of a model: the same logits, and the model itself untouched, whatever the model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torchattacks
+import torchvision
+from torch import Tensor, nn
+
+from limla.attacks.base import build_attack
+from limla.models import memory
+from limla.models.memory import keep_large_activations
+from limla.models.victim import TOLERANCE, prepare_victim
+
+
+def lived_in(model: nn.Module, side: int = 32) -> nn.Module:
+    """Give the batch norms weights and statistics that matter, as training would; in eval mode."""
+    torch.manual_seed(0)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        if norm.affine:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, 0, 0.2)
+    with torch.no_grad():
+        model.train()(torch.rand(8, 3, side, side))
+    for norm in norms:
+        norm.momentum = 0.1
+    return model.eval()
+
+
+def images_of(side: int = 32, num_images: int = 3) -> Tensor:
+    return torch.rand(num_images, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def eval_logits(model: nn.Module, images: Tensor) -> Tensor:
+    reference = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        return reference(images)
+
+
+def assert_same_logits(model: nn.Module, victim: nn.Module, images: Tensor) -> None:
+    expected, found = eval_logits(model, images), victim(images)
+    assert float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
+
+
+class ConvNet(nn.Module):
+    """Two convolutions with batch norms; the subclasses below are users' models with habits of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def features(self, images: Tensor) -> Tensor:
+        hidden = torch.relu_(self.bn1(self.conv1(images)))
+        return torch.relu_(self.bn2(self.conv2(hidden)))
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "fused", "left"),
+    [
+        ("mobilenet_v2", 52, 0),
+        ("resnet18", 20, 0),
+        ("efficientnet_b0", 49, 0),
+        ("shufflenet_v2_x0_5", 56, 0),
+        ("densenet121", 59, 62),  # its other norms stand before their convolution
+        ("squeezenet1_1", 0, 0),
+    ],
+)
+def test_torchvision_models_are_fused(name: str, fused: int, left: int) -> None:
+    model = lived_in(torchvision.models.get_model(name, weights=None, num_classes=5), 48)
+    images = images_of(48)
+    victim = prepare_victim(model, "cpu", images[:2])
+    assert (victim.fused_layers, victim.channels_last, victim.notes) == (fused, True, ())
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in victim.modules()) == left
+    assert_same_logits(model, victim, images)
+
+
+def test_a_transformer_works_unfused() -> None:
+    model = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+    nn.init.normal_(model.heads[0].weight)  # type: ignore[arg-type]
+    victim = prepare_victim(model, "cpu", images_of())
+    assert victim.fused_layers == 0
+    assert_same_logits(model, victim, images_of())
+
+
+def test_the_model_is_left_exactly_as_it_was() -> None:
+    model = lived_in(ConvNet()).train()
+    assert isinstance(model, ConvNet)
+    model.bn1.eval()
+    model.head.bias.requires_grad_(False)
+    model.conv1.weight.grad = torch.ones_like(model.conv1.weight)
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    strides = [parameter.stride() for parameter in model.parameters()]
+
+    victim = prepare_victim(model, "cpu", images_of())
+
+    assert victim.fused_layers == 2
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True] * 8 + [False]
+    assert [parameter.stride() for parameter in model.parameters()] == strides
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model.conv1.weight.grad, torch.ones_like(model.conv1.weight))
+    assert not any(module._forward_hooks for module in model.modules())
+    theirs = {parameter.data_ptr() for parameter in model.parameters()}
+    assert theirs.isdisjoint(parameter.data_ptr() for parameter in victim.parameters())
+
+
+def test_the_copy_is_frozen_and_in_eval_mode() -> None:
+    victim = prepare_victim(lived_in(ConvNet()).train(), "cpu", images_of())
+    assert not any(parameter.requires_grad for parameter in victim.parameters())
+    assert not any(module.training for module in victim.modules())
+    assert not any(module._forward_hooks for module in victim.modules())
+    assert victim(images_of()).requires_grad is False
+
+
+def test_without_an_example_nothing_is_changed() -> None:
+    model = lived_in(ConvNet())
+    victim = prepare_victim(model)
+    assert (victim.fused_layers, victim.channels_last) == (0, False)
+    assert "no example" in victim.notes[0]
+    assert torch.equal(victim(images_of()), eval_logits(model, images_of()))
+
+
+class Branching(ConvNet):
+    """torch.fx cannot trace control flow that depends on the data."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        if float(features.detach().mean()) > 1e6:
+            features = features * 0
+        for _ in range(int(images.shape[0] > 1)):
+            features = features + 1
+        return self.head(features.mean(dim=(2, 3)))
+
+
+class Viewing(ConvNet):
+    """`view` refuses a channels-last tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8 * 32 * 32, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images).view(-1, 8 * 32 * 32))
+
+
+class SecondReader(ConvNet):
+    """The convolution's raw output is read a second time, so its norm must not be folded into it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raw = self.conv1(images)
+        hidden = torch.relu(self.bn1(raw)) + raw
+        return self.head(torch.relu(self.bn2(self.conv2(hidden))).mean(dim=(2, 3)))
+
+
+class HiddenReader(ConvNet):
+    """As above, through a detached path that the autograd graph does not show."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raw = self.conv1(images)
+        hidden = torch.relu(self.bn1(raw)) + raw.detach()
+        return self.head(torch.relu(self.bn2(self.conv2(hidden))).mean(dim=(2, 3)))
+
+
+class CalledTwice(ConvNet):
+    def features(self, images: Tensor) -> Tensor:
+        hidden = torch.relu(self.bn1(self.conv1(images)))
+        hidden = torch.relu(self.bn2(self.conv2(hidden)))
+        return torch.relu(self.bn2(self.conv2(hidden)))
+
+
+class Shared(ConvNet):
+    """Two convolutions share one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv2d(8, 8, 3, padding=1)
+        self.conv3.weight = self.conv2.weight
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.conv3(super().features(images))
+
+
+class OwnNorm(nn.BatchNorm2d):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input) * 2
+
+
+class Subclassed(ConvNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn2 = OwnNorm(8)
+
+
+class BatchStatistics(ConvNet):
+    """A batch norm that has no running statistics normalises by the batch, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn2 = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+class NoAffine(ConvNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn2 = nn.BatchNorm2d(8, affine=False)
+
+
+class AsksTheNorm(ConvNet):
+    """Reads an attribute that an identity in the norm's place does not have."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert self.bn2.num_features == 8
+        return super().forward(images)
+
+
+class WeightNormed(ConvNet):
+    """The old weight_norm keeps a computed tensor that deepcopy refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.conv2 = nn.utils.weight_norm(self.conv2)
+
+
+class Parametrized(ConvNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2 = nn.utils.parametrizations.weight_norm(self.conv2)
+
+
+class SpatioTemporal(ConvNet):
+    """5-D parameters cannot be channels-last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv3d(8, 8, 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.conv3(super().features(images).unsqueeze(2)).squeeze(2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fused", "channels_last", "note"),
+    [
+        (Branching, 2, True, ""),
+        (Viewing, 2, False, "not channels-last: RuntimeError"),
+        (SecondReader, 1, True, ""),
+        (HiddenReader, 0, True, "not fused: logits differ"),
+        (CalledTwice, 1, True, ""),
+        (Shared, 1, True, ""),
+        (Subclassed, 1, True, ""),
+        (BatchStatistics, 1, True, ""),
+        (NoAffine, 2, True, ""),
+        (AsksTheNorm, 0, True, "not fused: AttributeError"),
+        (WeightNormed, 1, True, ""),
+        (Parametrized, 1, True, ""),
+        (SpatioTemporal, 2, True, ""),
+    ],
+)
+def test_models_with_habits(kind: type[ConvNet], fused: int, channels_last: bool, note: str) -> None:
+    torch.manual_seed(0)
+    model = lived_in(kind())
+    images = images_of()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        # deepcopy refuses weight_norm, so the reference is a second model of the same weights
+        reference = kind()
+        reference.load_state_dict(model.state_dict())
+    expected = reference.eval()(images).detach()
+    victim = prepare_victim(model, "cpu", images)
+    assert victim.fused_layers == fused
+    assert victim.channels_last is channels_last
+    assert note in " ".join(victim.notes)
+    assert bool(note) == bool(victim.notes)
+    assert float((victim(images) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
+    adversarial = build_attack("fgsm", 8 / 255).run(victim, images, torch.tensor([0, 1, 2]), seed=0)
+    assert not torch.equal(adversarial, images)
+
+
+def test_hooks_still_run_and_keep_their_layer_unfused() -> None:
+    model = lived_in(ConvNet())
+    assert isinstance(model, ConvNet)
+    model.conv1.register_forward_hook(lambda module, arguments, output: output * 2)
+    victim = prepare_victim(model, "cpu", images_of())
+    assert victim.fused_layers == 1
+    assert_same_logits(model, victim, images_of())
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [lambda logits: {"logits": logits}, lambda logits: logits * float("nan"), lambda logits: logits.argmax(1)],
+)
+def test_outputs_that_are_no_logits_are_passed_on(outputs: Any) -> None:
+    class Odd(ConvNet):
+        def forward(self, images: Tensor) -> Any:
+            return outputs(super().forward(images))
+
+    model = lived_in(Odd())
+    victim = prepare_victim(model, "cpu", images_of())
+    found, expected = victim(images_of()), eval_logits(model, images_of())
+    assert type(found) is type(expected)
+
+
+def test_fast_attacks_are_the_plain_librarys() -> None:
+    """Adversarial images of the fast copy of a trained model against torchattacks on the eager model.
+
+    The sign of a gradient near zero turns with rounding, and each step of PGD carries that on, so a small
+    fraction of the values may differ. (In an untrained network, which is chaotic, many do.)
+    """
+    torch.manual_seed(0)
+    model = ConvNet()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(num_images: int) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(0, 3, (num_images,), generator=generator)
+        images = 0.3 + 0.3 * torch.rand(num_images, 3, 16, 16, generator=generator)
+        images[torch.arange(num_images), labels] += 0.05
+        return images, labels
+
+    for _ in range(60):
+        images, labels = batch(32)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    model.eval()
+    images, labels = batch(32)
+    assert bool((model(images).argmax(1) == labels).all())
+    victim = prepare_victim(model, "cpu", images[:2])
+    assert (victim.fused_layers, victim.channels_last) == (2, True)
+    plain = {
+        "fgsm": torchattacks.FGSM(model, eps=8 / 255),
+        "pgd": torchattacks.PGD(model, eps=8 / 255, alpha=2 / 255, steps=10),
+    }
+    for name, least in (("fgsm", 0.995), ("pgd", 0.98)):
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            expected = plain[name](images, labels)
+        found = build_attack(name, 8 / 255).run(victim, images, labels, seed=7)
+        equal = float(((found - expected).abs() <= 1e-5).float().mean())
+        assert equal >= least, (name, equal)
+        flipped = model(found).argmax(1) != labels
+        assert torch.equal(flipped, model(expected).argmax(1) != labels), name
+        assert bool(flipped.any()), f"{name} fooled nothing: the test says nothing"
+
+
+def test_memory_is_kept_on_glibc_and_left_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    policy = keep_large_activations()
+    assert not policy.active
+    assert "not glibc" in policy.reason
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("musl", "1.2"))
+    assert "musl" in keep_large_activations().reason
