@@ -54,18 +54,15 @@ def touches_border(preprocessing: Preprocessing) -> bool:
 def center_window(image: Image, preprocessing: Preprocessing) -> Image:
     """Resize the shorter side and take the centre crop of an (H, W, 3) image, as torchvision does.
 
-    Only the rows and columns that the crop needs are read: the resize's filter is local, so leaving out the
-    far edges changes nothing.
+    Rows and columns beyond the crop's far edges are not computed: the scale is given, so that this is exact.
     """
     height, width = image.shape[:2]
     side = preprocessing.image_size
     new_height, new_width = resized_shape(height, width, preprocessing.resize_shorter)
     top, left = crop_start(new_height, side), crop_start(new_width, side)
-    rows, out_rows = _needed(height, new_height, top + side)
-    columns, out_columns = _needed(width, new_width, left + side)
     resized = torch.ops.aten._upsample_bilinear2d_aa(
-        _as_nchw(image[:rows, :columns]),
-        [out_rows, out_columns],
+        _as_nchw(image),
+        [_num_lines(height, new_height, top + side), _num_lines(width, new_width, left + side)],
         False,
         new_height / height,
         new_width / width,
@@ -73,21 +70,21 @@ def center_window(image: Image, preprocessing: Preprocessing) -> Image:
     return resized[0].permute(1, 2, 0).numpy()[top : top + side, left : left + side]
 
 
-def _needed(length: int, new_length: int, end: int) -> tuple[int, int]:
-    """(input lines, output lines) to compute so that the first `end` of `new_length` output lines are right."""
-    scale = length / new_length
-    lines = min(length, math.ceil((end - 0.5) * scale + max(scale, 1.0)) + 1)
-    if lines == end and length != new_length:
-        # torch takes equal input and output lengths for "no resize", whatever the scale says
-        if lines == length:
-            return lines, end + 1
-        lines += 1
-    return lines, end
+def _num_lines(length: int, new_length: int, end: int) -> int:
+    """How many output lines to compute for the first `end` of `new_length`.
+
+    torch takes equal input and output lengths for "no resize", whatever the scale says: one line more, then.
+    """
+    return end + 1 if end == length and length != new_length else end
 
 
 def _as_nchw(image: Image) -> torch.Tensor:
-    """A (1, 3, H, W) channels-last view, the layout of torch's fast 8-bit resize."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None]
+    """A (1, 3, H, W) channels-last view, the layout of torch's 8-bit resize.
+
+    The resize itself is single-threaded; a copy into this layout by torch would not be, and its threads
+    would fight with the loader's.
+    """
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
 
 
 def region_window(image: Image, region: Region, shape: tuple[int, int]) -> Image:

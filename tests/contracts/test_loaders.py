@@ -121,7 +121,11 @@ def test_a_batch_is_as_the_contract_says(name: str, variant: Variant) -> None:
 
 def test_images_are_those_of_their_keys(name: str, variant: Variant, tmp_path: Path) -> None:
     """Alone in a shard, each sample gives the image it gave among the others."""
-    among = {key: image for batch in load(name, variant.folder) for key, image in zip(batch.keys, batch.images)}
+    among = {
+        key: image
+        for batch in load(name, variant.folder)
+        for key, image in zip(batch.keys, batch.images, strict=True)
+    }
     sample = variant.samples["test"][8]
     alone = load(name, write_variant(tmp_path / "source", {"test": [[sample]]}).folder)
     assert torch.equal(alone[0].images[0], among[sample.key])
@@ -263,9 +267,8 @@ def test_images_at_their_own_size(name: str, variant: Variant, tmp_path: Path) -
     trained = load(name, folder, "train", preprocessing=own, training=True, augment=True)
     assert [tuple(batch.images.shape) for batch in trained] == [(4, 3, 20, 33), (1, 3, 20, 33)]
 
-    with opened(name, variant.folder, "test", replace(SETTINGS, preprocessing=own)) as loader:
-        with pytest.raises(DataError) as caught:
-            list(loader)
+    with pytest.raises(DataError) as caught:
+        load(name, variant.folder, preprocessing=own)
     assert "'group0/photo_000' is 60×40, 'group1/photo_001' is 51×47" in str(caught.value)
 
 
