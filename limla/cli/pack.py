@@ -1,0 +1,85 @@
+"""`limla pack`: a folder of photos → source shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+
+if TYPE_CHECKING:
+    from limla.packing import PackResult
+
+
+@click.command("pack", cls=LimlaCommand)
+@click.argument("folder", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("data_dir", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--train", default=0.8, show_default=True, help="Share of each class for training.")
+@click.option("--val", default=0.1, show_default=True, help="Share of each class for validation.")
+@click.option("--test", default=0.1, show_default=True, help="Share of each class for the test.")
+@click.option("--seed", default=0, show_default=True, help="Of the split and the order.")
+@click.option("--shard-mb", default=256.0, show_default=True, help="Size of a shard at most, in MiB.")
+@click.option("--shard-images", default=1000, show_default=True, help="Images in a shard at most.")
+@click.option("--max-pixels", type=int, help="A picture with more is not decoded. [default: 178956970]")
+@click.option("--workers", type=int, help="Threads. [default: one for each core]")
+def pack(
+    folder: Path,
+    data_dir: Path,
+    train: float,
+    val: float,
+    test: float,
+    seed: int,
+    shard_mb: float,
+    shard_images: int,
+    max_pixels: int | None,
+    workers: int | None,
+) -> None:
+    """Pack the photos in IN into shards in OUT/source.
+
+    IN holds class folders (IN/cat/…, IN/dog/…), or is split already (IN/train/cat/…, IN/val/…, IN/test/…).
+    JPEG, PNG, BMP, TIFF and WebP. Files that cannot be decoded are listed in OUT/source/quarantine.jsonl.
+    """
+    from limla.errors import SettingsError
+    from limla.packing import PackSettings
+    from limla.packing import pack as run
+    from limla.packing.settings import MAX_PIXELS
+
+    if not 0 < shard_mb < 1 << 20:
+        raise SettingsError(f"--shard-mb {shard_mb}: choose a size above 0, in MiB")
+    settings = PackSettings(
+        seed=seed,
+        train=train,
+        val=val,
+        test=test,
+        max_shard_bytes=max(1, round(shard_mb * (1 << 20))),
+        max_shard_samples=shard_images,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        workers=workers,
+    )
+    _show(run(folder, data_dir, settings, ConsoleProgress()))
+
+
+def _show(result: PackResult) -> None:
+    manifest = result.manifest
+    splits = ", ".join(f"{split} {manifest.num_samples(split)}" for split in manifest.splits())
+    num_bytes = sum(shard.num_bytes for shard in manifest.shards)
+    click.echo(
+        f"{result.folder}: {result.packed} images of {len(manifest.class_names)} classes ({splits}), "
+        f"{len(manifest.shards)} shards, {num_bytes / 1e6:.1f} MB"
+    )
+    click.echo(f"found {result.found} = packed {result.packed} + quarantined {result.quarantined}")
+    if result.quarantined:
+        click.echo(f"quarantined, with reasons: {result.quarantine}")
+    if result.skipped:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
+        click.echo(f"skipped {sum(result.skipped.values())}: {reasons}")
+    counts = manifest.summary["audit"]["all"]
+    if counts["converted"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts["converted"].items())
+        click.echo(f"converted to upright 8-bit sRGB PNG: {reasons}")
+    if counts["jpeg_quality_median"] is not None:
+        samplings = ", ".join(f"{name} {count}" for name, count in counts["jpeg_subsampling"].items())
+        click.echo(f"JPEG history: median quality {counts['jpeg_quality_median']:g}; subsampling {samplings}")

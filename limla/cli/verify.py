@@ -1,0 +1,36 @@
+"""`limla verify`: is every shard what its manifest says?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+
+
+@click.command("verify", cls=LimlaCommand)
+@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.option("--sizes-only", is_flag=True, help="Check presence and size, not the contents.")
+def verify(data_dir: Path, sizes_only: bool) -> None:
+    """Check every shard of DATA_DIR (a dataset folder) against its manifest: presence, size, SHA-256, index.
+
+    Names every file that is wrong and exits with 2; exits with 0 when all is well.
+    """
+    from limla.errors import DataError
+    from limla.packing.verification import variant_folders, verify_variant
+
+    progress = ConsoleProgress()
+    problems: list[str] = []
+    for folder in variant_folders(data_dir):
+        report = verify_variant(folder, not sizes_only, progress)
+        problems += report.problems
+        if not report.problems:
+            click.echo(
+                f"{folder}: {report.num_shards} shards, {report.num_samples} samples: as its manifest says"
+            )
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        raise DataError(f"{data_dir}: {len(problems)} problems, listed above")

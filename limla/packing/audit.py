@@ -1,0 +1,182 @@
+"""What the sources went through before, per class: a compression history that tells the label can fake a result."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from limla.packing.pictures import Picture
+from limla.packing.splitting import Planned
+from limla.statistics import cramers_v
+
+MIN_ASSOCIATION = 0.1
+"""Cramér's V from which a warning is given: Cohen's "small" effect."""
+MAX_P_VALUE = 0.01
+QUALITY_BIN = 5
+_RARE = 5
+"""Values seen less often are counted together: a chi-square test needs that many."""
+_SHOWN = 6
+"""Classes named in a warning."""
+
+
+class Audit:
+    """Counts while packing; memory grows with the number of classes, and 40 bytes per image for duplicates."""
+
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        self._class_names = class_names
+        num = len(class_names)
+        self._quality: list[Counter[int]] = [Counter() for _ in range(num)]
+        self._subsampling: list[Counter[str]] = [Counter() for _ in range(num)]
+        self._formats: list[Counter[str]] = [Counter() for _ in range(num)]
+        self._converted: list[Counter[str]] = [Counter() for _ in range(num)]
+        self._not_standard = 0
+        self._notes: Counter[str] = Counter()
+        self._first: dict[bytes, tuple[int, str]] = {}
+        self._duplicates: Counter[str] = Counter()
+
+    def add(self, planned: Planned, picture: Picture, source_sha256: str) -> None:
+        """Count one packed picture."""
+        label = planned.label
+        self._formats[label][picture.source_format] += 1
+        self._converted[label].update(picture.converted)
+        self._notes.update(picture.notes)
+        if picture.jpeg:
+            self._quality[label][picture.jpeg.quality] += 1
+            self._subsampling[label][picture.jpeg.subsampling] += 1
+            self._not_standard += not picture.jpeg.standard
+        mark = bytes.fromhex(source_sha256)[:16]
+        here = (label, planned.split)
+        if mark not in self._first:
+            self._first[mark] = here
+            return
+        first_label, first_split = self._first[mark]
+        self._duplicates["images"] += 1
+        self._duplicates["across_splits"] += first_split != planned.split
+        self._duplicates["across_classes"] += first_label != label
+
+    def summary(self) -> dict[str, Any]:
+        """For the manifest: counts over all and per class, associations with the label, and the warnings."""
+        associations = self._associations()
+        return {
+            "thresholds": {"cramers_v": MIN_ASSOCIATION, "p_value": MAX_P_VALUE},
+            "association_with_class": associations,
+            "all": self._counts(range(len(self._class_names))),
+            "classes": {name: self._counts([label]) for label, name in enumerate(self._class_names)},
+            "tables_not_standard": self._not_standard,
+            "notes": dict(self._notes),
+            "duplicates": {
+                name: self._duplicates[name] for name in ("images", "across_splits", "across_classes")
+            },
+            "warnings": [*self._association_warnings(associations), *self._duplicate_warnings()],
+        }
+
+    def _counts(self, labels: Iterable[int]) -> dict[str, Any]:
+        chosen = list(labels)
+        quality = _sum(self._quality, chosen)
+        return {
+            "formats": _plain(_sum(self._formats, chosen)),
+            "jpeg_quality_median": _median(quality),
+            "jpeg_quality": _plain(quality),
+            "jpeg_subsampling": _plain(_sum(self._subsampling, chosen)),
+            "converted": _plain(_sum(self._converted, chosen)),
+        }
+
+    def _associations(self) -> dict[str, dict[str, float]]:
+        """Of each kind of history with the class: Cramér's V and its chi-square p-value."""
+        tables = {
+            "JPEG quality": [_binned(quality) for quality in self._quality],
+            "chroma subsampling": self._subsampling,
+            "file format": self._formats,
+        }
+        found: dict[str, dict[str, float]] = {}
+        for name, counters in tables.items():
+            strength, p_value = cramers_v(_contingency(counters))
+            found[name] = {"cramers_v": round(strength, 4), "p_value": float(f"{p_value:.3g}")}
+        return found
+
+    def _association_warnings(self, associations: dict[str, dict[str, float]]) -> list[str]:
+        describe: dict[str, Callable[[int], str | None]] = {
+            "JPEG quality": lambda label: _text(_median(self._quality[label]), "median "),
+            "chroma subsampling": lambda label: _most_common(self._subsampling[label]),
+            "file format": lambda label: _most_common(self._formats[label]),
+        }
+        warnings: list[str] = []
+        for name, values in associations.items():
+            if values["cramers_v"] < MIN_ASSOCIATION or values["p_value"] >= MAX_P_VALUE:
+                continue
+            shown = [
+                f"{class_name} {text}"
+                for label, class_name in enumerate(self._class_names)
+                if (text := describe[name](label)) is not None
+            ]
+            more = f" and {len(shown) - _SHOWN} more classes" if len(shown) > _SHOWN else ""
+            warnings.append(
+                f"{name} goes with the class (Cramér's V {values['cramers_v']:.2f}, p {values['p_value']:.1g}; "
+                f"warned from V {MIN_ASSOCIATION} with p < {MAX_P_VALUE}): {', '.join(shown[:_SHOWN])}{more}; a model "
+                "can then tell classes by how they were saved, which alone can fake a result: balance the sources"
+            )
+        return warnings
+
+    def _duplicate_warnings(self) -> list[str]:
+        warnings: list[str] = []
+        if self._duplicates["across_splits"]:
+            warnings.append(
+                f"{self._duplicates['across_splits']} images are byte for byte in another split too, so that test or "
+                "validation images are trained on: remove the copies"
+            )
+        if self._duplicates["across_classes"]:
+            warnings.append(
+                f"{self._duplicates['across_classes']} images are byte for byte in another class too: "
+                "one of their labels is wrong"
+            )
+        return warnings
+
+
+def _binned(quality: Counter[int]) -> Counter[str]:
+    bins: Counter[str] = Counter()
+    for value, count in quality.items():
+        low = (value - 1) // QUALITY_BIN * QUALITY_BIN + 1
+        bins[f"{low}-{low + QUALITY_BIN - 1}"] += count
+    return bins
+
+
+def _contingency(counters: Sequence[Counter[str]]) -> npt.NDArray[np.int64]:
+    """(classes, values): values seen less than `_RARE` times are one column."""
+    total = _sum(counters, range(len(counters)))
+    common = sorted(value for value, count in total.items() if count >= _RARE)
+    rows = [
+        [*(counter[value] for value in common), sum(counter.values()) - sum(counter[value] for value in common)]
+        for counter in counters
+    ]
+    return np.array(rows, dtype=np.int64)
+
+
+def _sum(counters: Sequence[Counter[Any]], labels: Iterable[int]) -> Counter[Any]:
+    total: Counter[Any] = Counter()
+    for label in labels:
+        total.update(counters[label])
+    return total
+
+
+def _plain(counter: Counter[Any]) -> dict[str, int]:
+    return {str(value): counter[value] for value in sorted(counter)}
+
+
+def _median(counter: Counter[int]) -> float | None:
+    return float(statistics.median(counter.elements())) if counter else None
+
+
+def _text(value: float | None, before: str) -> str | None:
+    return None if value is None else f"{before}{value:g}"
+
+
+def _most_common(counter: Counter[str]) -> str | None:
+    if not counter:
+        return None
+    value = min(counter, key=lambda name: (-counter[name], name))
+    return f"{value} {100 * counter[value] / counter.total():.0f}%"

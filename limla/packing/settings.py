@@ -1,0 +1,59 @@
+"""What packing is told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from limla.errors import SettingsError
+
+MAX_PIXELS = 178_956_970
+"""Pillow refuses larger pictures as decompression bombs, here and in every later stage."""
+_SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How to split and cut.
+
+    Attributes:
+        seed: of the split and of the order in the shards.
+        train, val, test: shares of every class, from 0 to 1, together 1; unused for a folder that is split already.
+        max_shard_bytes: a tar ends before it would grow beyond this (one larger image still gets its own).
+        max_shard_samples: images in a shard at most.
+        max_pixels: a picture that declares more is quarantined without being decoded.
+        workers: threads; None means one for each usable core. Does not change the bytes.
+    """
+
+    seed: int = 0
+    train: float = 0.8
+    val: float = 0.1
+    test: float = 0.1
+    max_shard_bytes: int = 256 << 20
+    max_shard_samples: int = 1000
+    max_pixels: int = MAX_PIXELS
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in self.fractions().items():
+            if not (math.isfinite(share) and 0 <= share <= 1):
+                raise SettingsError(f"the {name} fraction is {share}: choose a number from 0 to 1")
+        total = sum(self.fractions().values())
+        if abs(total - 1) > _SUM_TOLERANCE:
+            raise SettingsError(
+                f"the fractions train {self.train} + val {self.val} + test {self.test} make {total:g}: "
+                "choose fractions that sum to 1"
+            )
+        for name in ("max_shard_bytes", "max_shard_samples", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name.replace('_', ' ')} is {getattr(self, name)}: choose at least 1")
+        if self.max_pixels > MAX_PIXELS:
+            raise SettingsError(
+                f"max pixels is {self.max_pixels}: choose at most {MAX_PIXELS}, Pillow's own limit"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"{self.workers} workers: choose at least 1")
+
+    def fractions(self) -> dict[str, float]:
+        """Split → share."""
+        return {"train": self.train, "val": self.val, "test": self.test}

@@ -1,0 +1,165 @@
+"""Which split an image goes to, where it stands in it, and under which key. Decided before anything is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from limla.manifest import SPLITS
+from limla.packing.discovery import Discovery, SourceFile
+from limla.packing.settings import PackSettings
+from limla.shards import MAX_KEY_LENGTH
+
+_MAX_CLASS_LENGTH = 40
+_HASH_LENGTHS = (8, 16, 32)
+_UNCLEAN = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One file with its place.
+
+    Attributes:
+        file: the picture file.
+        key: its sample key.
+        label: the class index.
+        split: "train", "val" or "test".
+        rank: sorts the images of a split; mixes the classes.
+    """
+
+    file: SourceFile
+    key: str
+    label: int
+    split: str
+    rank: bytes
+
+
+def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[str]]:
+    """Every file's split, key and place, in the order of the shards; and warnings about small classes.
+
+    Within a class, files are ranked by SHA-256 of (seed, class, path inside the class) and cut by the fractions, so
+    other classes may come and go without moving an image.
+    """
+    by_class: dict[str, list[SourceFile]] = defaultdict(list)
+    for file in found.files:
+        by_class[file.class_name].append(file)
+    slugs = class_slugs(found.class_names)
+    planned: list[Planned] = []
+    warnings: list[str] = []
+    for label, class_name in enumerate(found.class_names):
+        files = by_class[class_name]
+        keys = file_keys(slugs[class_name], files)
+        ranked = sorted((_rank(settings.seed, file), file.path, file) for file in files)
+        if found.layout == "class folders":
+            counts = split_counts(len(files), settings.fractions())
+            splits = [split for split in SPLITS for _ in range(counts[split])]
+            missing = [
+                split for split, share in settings.fractions().items() if share > 0 and not counts[split]
+            ]
+        else:
+            splits = [file.split for _, _, file in ranked]
+            missing = [split for split in found.splits if split not in splits]
+        if missing:
+            plural = "image" if len(files) == 1 else "images"
+            warnings.append(
+                f"class '{class_name}' has {len(files)} {plural} and none of them in {', '.join(missing)}"
+            )
+        for (rank, path, file), split in zip(ranked, splits, strict=True):
+            planned.append(Planned(file, keys[path], label, split, rank))
+    planned.sort(key=lambda one: (SPLITS.index(one.split), one.rank, one.key))
+    return planned, warnings
+
+
+def _rank(seed: int, file: SourceFile) -> bytes:
+    text = "\0".join((str(seed), file.class_name, file.inside))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def split_counts(num_images: int, fractions: dict[str, float]) -> dict[str, int]:
+    """How many of a class's images each split gets.
+
+    Largest remainder (Hamilton): whole parts first, then one each by falling remainder, ties in the order train,
+    val, test. Then each split with a fraction above 0 that got none takes one from the largest, as long as that
+    keeps one itself.
+    """
+    exact = {split: num_images * share for split, share in fractions.items()}
+    counts = {split: int(value + 1e-9) for split, value in exact.items()}
+    by_remainder = sorted(fractions, key=lambda split: counts[split] - exact[split])
+    for split in by_remainder[: num_images - sum(counts.values())]:
+        counts[split] += 1
+    for split, share in fractions.items():
+        largest = max(counts, key=lambda name: counts[name])
+        if share > 0 and counts[split] == 0 and counts[largest] > 1:
+            counts[largest] -= 1
+            counts[split] += 1
+    return counts
+
+
+def slug(text: str) -> str:
+    """`text` as key characters: accents dropped, every run of others one "-"; "" when nothing is left."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return _UNCLEAN.sub("-", ascii_text).strip("-")
+
+
+def class_slugs(class_names: Sequence[str]) -> dict[str, str]:
+    """Class name → first part of its keys: the name itself where it is clean, else a slug with a hash."""
+    found: dict[str, str] = {}
+    for name in class_names:
+        short = slug(name)
+        clean = short == name and len(name) <= _MAX_CLASS_LENGTH
+        found[name] = name if clean else _with_hash(short or "class", name, 8, _MAX_CLASS_LENGTH)
+    groups = _groups(found)
+    # names that differ in case only must not meet in one folder on a file system that ignores case
+    return {
+        name: short
+        if len(groups[short.lower()]) == 1
+        else _with_hash(slug(name) or "class", name, 16, _MAX_CLASS_LENGTH)
+        for name, short in found.items()
+    }
+
+
+def file_keys(class_slug: str, files: Sequence[SourceFile]) -> dict[str, str]:
+    """Path → key of the files of one class.
+
+    `<class>/<stem>` where the stem is clean and the only one of its class (in all splits, whatever the case), else
+    `<class>/<slug of the stem>-<first 8 hexadecimal digits of SHA-256 of the path>`.
+    """
+    room = MAX_KEY_LENGTH - len(class_slug) - 1
+    stems = {file.path: PurePosixPath(file.path).stem for file in files}
+    slugs = {path: slug(stem) or "image" for path, stem in stems.items()}
+    groups = _groups(slugs)
+    keys: dict[str, str] = {}
+    unclean: list[str] = []
+    for path, short in slugs.items():
+        if short == stems[path] and len(short) <= room and len(groups[short.lower()]) == 1:
+            keys[path] = short
+        else:
+            unclean.append(path)
+    taken = {key.lower() for key in keys.values()}
+    for path in unclean:
+        for length in _HASH_LENGTHS:
+            key = _with_hash(slugs[path], path, length, room)
+            if key.lower() not in taken:
+                break
+        else:
+            raise AssertionError(f"two files hash alike: {path}")
+        taken.add(key.lower())
+        keys[path] = key
+    return {path: f"{class_slug}/{key}" for path, key in keys.items()}
+
+
+def _with_hash(short: str, text: str, length: int, room: int) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+    return f"{short[: room - length - 1]}-{digest}"
+
+
+def _groups(names: dict[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, short in names.items():
+        groups[short.lower()].append(name)
+    return groups
