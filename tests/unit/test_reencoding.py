@@ -1,0 +1,475 @@
+"""Re-encoding: what it makes, what it refuses, and that nothing but the settings decides the bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from limla.cli import limla
+from limla.cli.options import parse_measure, parse_qualities
+from limla.codecs.decoding import decode_image
+from limla.codecs.jpeg import JpegCodec
+from limla.engines.base import Share
+from limla.errors import DataError, SettingsError, UnknownNameError
+from limla.files import exclusive, file_sha256
+from limla.manifest import list_variants, read_manifest, verify_shards
+from limla.metrics import psnr_db, ssim
+from limla.progress import Progress
+from limla.reencoding import ReencodeSettings, reencode
+from limla.results import ENCODING_SCHEMA, read_encodings
+from limla.shards import ShardReader
+from tests.unit.variants import make_source
+
+
+def hashes(data_dir: Path) -> dict[str, str]:
+    """Every file but the sources', by its SHA-256."""
+    return {
+        str(path.relative_to(data_dir)): file_sha256(path)
+        for path in sorted(data_dir.rglob("*"))
+        if path.is_file() and path.relative_to(data_dir).parts[0] != "source"
+    }
+
+
+class Recorder(Progress):
+    """Keeps what a stage says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.done = 0
+        self.total: int | None = None
+
+    def stage(self, description: str, total: int | None, unit: str = "images") -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def opened() -> Any:
+            self.total = total
+            yield self._advance
+
+        return opened()
+
+    def _advance(self, number: int) -> None:
+        self.done += number
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+SETTINGS = ReencodeSettings(qualities=(1, 10, 90), measure=5, workers=2)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Any]) -> Path:
+    """A dataset re-encoded in one go; read only."""
+    data_dir = tmp_path_factory.mktemp("reference") / "pets"
+    make_source(data_dir, make_photo)
+    reencode(data_dir, SETTINGS)
+    return data_dir
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, make_photo: Callable[..., Any]) -> Path:
+    """The same dataset, not re-encoded yet."""
+    make_source(tmp_path / "pets", make_photo)
+    return tmp_path / "pets"
+
+
+def test_each_quality_holds_the_sources_samples_in_order(reference: Path) -> None:
+    source = read_manifest(reference / "source")
+    codec = JpegCodec("420")
+    assert list_variants(reference) == ["source", "jpeg-q1", "jpeg-q10", "jpeg-q90"]
+    for quality in (1, 10, 90):
+        folder = reference / f"jpeg-q{quality}"
+        manifest = read_manifest(folder)
+        assert (manifest.codec, manifest.quality) == ("jpeg", quality)
+        assert manifest.class_names == source.class_names
+        assert manifest.dataset == source.dataset
+        assert [(s.name, s.split, s.num_samples) for s in manifest.shards] == [
+            (s.name, s.split, s.num_samples) for s in source.shards
+        ]
+        assert manifest.settings["subsampling"] == "420"
+        assert manifest.settings["measure"] == 5
+        assert "simplejpeg" in manifest.versions["codec"]
+        for split in manifest.splits():
+            verify_shards(folder, manifest, split)
+        for shard in manifest.shards:
+            with (
+                ShardReader(reference / "source" / shard.name) as theirs,
+                ShardReader(folder / shard.name) as ours,
+            ):
+                for before, after in zip(theirs, ours, strict=True):
+                    original = decode_image(before.image, before.extension)
+                    assert after.key == before.key
+                    assert after.label == before.label
+                    assert after.extension == "jpg"
+                    assert bytes(after.image) == codec.encode(original, quality)
+                    assert after.metadata == {
+                        "key": before.key,
+                        "class_name": before.metadata["class_name"],
+                        "height": original.shape[0],
+                        "width": original.shape[1],
+                        "codec": "jpeg",
+                        "quality": quality,
+                        "num_bytes": len(after.image),
+                    }
+
+
+def test_a_finished_folder_holds_nothing_else(reference: Path) -> None:
+    names = {path.name for path in (reference / "jpeg-q10").iterdir()}
+    tars = {"train-000000", "train-000001", "val-000000", "test-000000"}
+    assert names == {"manifest.json", "encoding.parquet"} | {
+        f"{tar}.{kind}" for tar in tars for kind in ("tar", "idx")
+    }
+    assert {path.name for path in reference.iterdir()} == {"source", "jpeg-q1", "jpeg-q10", "jpeg-q90"}
+
+
+def test_rows_count_every_byte_and_measure_the_same_sample(reference: Path) -> None:
+    table = read_encodings(reference, ["jpeg-q1", "jpeg-q10", "jpeg-q90"])
+    assert table.schema.equals(ENCODING_SCHEMA)
+    assert table.num_rows == 3 * 19
+    codec = JpegCodec()
+    measured: dict[int, set[str]] = {}
+    rows = {(row["quality"], row["key"]): row for row in table.to_pylist()}
+    for quality in (1, 10, 90):
+        for shard in read_manifest(reference / "source").shards:
+            with ShardReader(reference / "source" / shard.name) as reader:
+                for sample in reader:
+                    row = rows[quality, sample.key]
+                    image = decode_image(sample.image, sample.extension)
+                    data = codec.encode(image, quality)
+                    assert row["split"] == shard.split
+                    assert (row["height"], row["width"]) == image.shape[:2]
+                    assert row["num_bytes"] == len(data)
+                    assert row["rate_bpp"] == 8 * len(data) / (image.shape[0] * image.shape[1])
+                    if row["psnr_db"] is not None:
+                        measured.setdefault(quality, set()).add(sample.key)
+                        assert row["psnr_db"] == psnr_db(image, codec.decode(data))
+                        expected = ssim(image, codec.decode(data))
+                        assert row["ssim"] == (None if np.isnan(expected) else expected)
+    assert len(measured[1]) == 5
+    assert measured[1] == measured[10] == measured[90]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 17])
+def test_the_number_of_workers_does_not_change_the_bytes(fresh: Path, reference: Path, workers: int) -> None:
+    reencode(fresh, dataclasses.replace(SETTINGS, workers=workers))
+    assert hashes(fresh) == hashes(reference)
+
+
+def test_qualities_one_by_one_are_those_made_together(fresh: Path, reference: Path) -> None:
+    for quality in (90, 1, 10):
+        result = reencode(fresh, dataclasses.replace(SETTINGS, qualities=(quality,)))
+        assert result.made == (f"jpeg-q{quality}",)
+    assert hashes(fresh) == hashes(reference)
+
+
+def test_adding_a_quality_makes_only_the_new_one(fresh: Path) -> None:
+    reencode(fresh, dataclasses.replace(SETTINGS, qualities=(1, 90)))
+    before = {path: path.stat().st_mtime_ns for path in fresh.rglob("*.tar")}
+    progress = Recorder()
+    result = reencode(fresh, SETTINGS, progress)
+    assert result.made == ("jpeg-q10",)
+    assert [summary.variant for summary in result.variants] == ["jpeg-q1", "jpeg-q10", "jpeg-q90"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert (progress.done, progress.total) == (19, 19)
+
+
+def test_a_second_run_does_nothing_and_says_so(fresh: Path) -> None:
+    reencode(fresh, SETTINGS)
+    before = {path: path.stat().st_mtime_ns for path in fresh.rglob("*")}
+    progress = Recorder()
+    assert reencode(fresh, SETTINGS, progress).made == ()
+    assert progress.lines == ["nothing to do: jpeg-q1, jpeg-q10, jpeg-q90 are complete"]
+    assert {path: path.stat().st_mtime_ns for path in fresh.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subsampling": "444"}, "subsampling: '420' there, '444' asked for"),
+        ({"measure": "all"}, "measure: 5 there, 'all' asked for"),
+        ({"seed": 7}, "seed: 0 there, 7 asked for"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_on_an_existing_folder_are_refused(
+    fresh: Path, change: dict[str, Any], message: str, finished: bool
+) -> None:
+    if finished:
+        reencode(fresh, SETTINGS)
+    else:
+        with pytest.raises(InterruptedAtShardError):
+            reencode(fresh, SETTINGS, engine=StopAfter(1))
+    before = hashes(fresh)
+    with pytest.raises(SettingsError, match=message):
+        reencode(fresh, dataclasses.replace(SETTINGS, **change))
+    assert hashes(fresh) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_sources_packed_again_are_noticed(fresh: Path, make_photo: Callable[..., Any], finished: bool) -> None:
+    if finished:
+        reencode(fresh, SETTINGS)
+    else:
+        with pytest.raises(InterruptedAtShardError):
+            reencode(fresh, SETTINGS, engine=StopAfter(1))
+    make_source(fresh, make_photo, shift=100)
+    with pytest.raises(SettingsError, match="jpeg-q1 was made from other source shards"):
+        reencode(fresh, SETTINGS)
+
+
+def test_another_library_version_does_not_go_on_in_an_unfinished_folder(fresh: Path) -> None:
+    with pytest.raises(InterruptedAtShardError):
+        reencode(fresh, SETTINGS, engine=StopAfter(1))
+    path = fresh / "jpeg-q1" / "settings.json"
+    begun = json.loads(path.read_text())
+    begun["versions"]["codec"] = "simplejpeg 0.1"
+    path.write_text(json.dumps(begun))
+    with pytest.raises(SettingsError, match="codec: 'simplejpeg 0.1' there"):
+        reencode(fresh, SETTINGS)
+
+
+def test_a_strangers_folder_is_left_alone(fresh: Path) -> None:
+    (fresh / "jpeg-q10").mkdir()
+    (fresh / "jpeg-q10" / "notes.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="not empty, and not begun by limla"):
+        reencode(fresh, SETTINGS)
+    assert not (fresh / "jpeg-q1").exists()
+
+
+class InterruptedAtShardError(Exception):
+    """Stands for whatever ends a run between two shards."""
+
+
+class StopAfter:
+    """An engine that stops after some items, as an interruption would."""
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = num_items
+
+    def map(self, work: Any, items: Any, advance: Any = lambda n: None) -> Any:
+        for number, item in enumerate(items):
+            if number == self.num_items:
+                raise InterruptedAtShardError
+            yield work(item, Share(advance))
+
+
+@pytest.mark.parametrize("num_shards", [0, 1, 2, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(fresh: Path, reference: Path, num_shards: int) -> None:
+    with pytest.raises(InterruptedAtShardError):
+        reencode(fresh, SETTINGS, engine=StopAfter(num_shards))
+    assert list_variants(fresh) == ["source"]
+    done = {path: path.stat().st_mtime_ns for path in fresh.glob("jpeg-*/*.tar")}
+    assert len(done) == 3 * num_shards
+    progress = Recorder()
+    reencode(fresh, SETTINGS, progress)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert progress.total == 19 - sum(
+        s.num_samples for s in read_manifest(fresh / "source").shards[:num_shards]
+    )
+    assert hashes(fresh) == hashes(reference)
+
+
+def test_an_error_in_the_middle_of_a_shard_leaves_nothing_half(fresh: Path, reference: Path) -> None:
+    class Breaks(Share):
+        def spread(self, function: Any, arguments: Any) -> Any:
+            yield from map(function, list(arguments)[:2])
+            raise OSError(28, "No space left on device")
+
+    class Engine:
+        def map(self, work: Any, items: Any, advance: Any = lambda n: None) -> Any:
+            for item in items:
+                yield work(item, Breaks())
+
+    with pytest.raises(OSError, match="No space left"):
+        reencode(fresh, SETTINGS, engine=Engine())
+    assert {path.name for path in fresh.glob("jpeg-*/*")} == {"settings.json"}
+    reencode(fresh, SETTINGS)
+    assert hashes(fresh) == hashes(reference)
+
+
+def test_a_lost_tar_of_an_unfinished_folder_is_made_again(fresh: Path, reference: Path) -> None:
+    with pytest.raises(InterruptedAtShardError):
+        reencode(fresh, SETTINGS, engine=StopAfter(2))
+    (fresh / "jpeg-q10" / "train-000000.tar").unlink()
+    (fresh / "jpeg-q90" / "train-000001.tar").write_bytes(b"short")
+    reencode(fresh, SETTINGS)
+    assert hashes(fresh) == hashes(reference)
+
+
+def test_leftovers_of_a_run_killed_at_its_very_end_are_cleared(fresh: Path, reference: Path) -> None:
+    reencode(fresh, SETTINGS)
+    (fresh / "jpeg-q10" / "settings.json").write_text("{}")
+    (fresh / "jpeg-q10" / "train-000000.part.json").write_text("{}")
+    (fresh / "jpeg-q10" / "train-000000.tar.77.limla-tmp").write_text("")
+    assert reencode(fresh, SETTINGS).made == ()
+    assert hashes(fresh) == hashes(reference)
+
+
+def test_a_finished_folder_that_lost_a_tar_is_an_error(fresh: Path) -> None:
+    reencode(fresh, SETTINGS)
+    (fresh / "jpeg-q10" / "val-000000.tar").unlink()
+    with pytest.raises(DataError, match=r"val-000000\.tar: missing"):
+        reencode(fresh, SETTINGS)
+
+
+def test_a_damaged_sample_is_named_and_what_is_complete_is_kept(
+    tmp_path: Path, make_photo: Callable[..., Any]
+) -> None:
+    data_dir = tmp_path / "pets"
+    make_source(data_dir, make_photo, damaged="val/c1/img0013")
+    with pytest.raises(DataError, match=r"val-000000\.tar: sample 'val/c1/img0013': not a decodable JPEG"):
+        reencode(data_dir, SETTINGS)
+    kept = {path.name for path in (data_dir / "jpeg-q10").iterdir()}
+    assert {"train-000000.tar", "train-000001.tar", "train-000001.part.json"} <= kept
+    assert not any(name.startswith("val") or name.endswith("limla-tmp") for name in kept)
+    assert list_variants(data_dir) == ["source"]
+
+
+def test_a_flipped_byte_in_a_source_shard_is_an_error(fresh: Path) -> None:
+    path = fresh / "source" / "train-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"train-000001\.tar: altered"):
+        reencode(fresh, SETTINGS)
+
+
+def test_a_truncated_or_missing_source_shard_is_found_before_the_work(fresh: Path) -> None:
+    path = fresh / "source" / "test-000000.tar"
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(DataError, match="truncated or altered"):
+        reencode(fresh, SETTINGS)
+    path.unlink()
+    with pytest.raises(DataError, match="missing"):
+        reencode(fresh, SETTINGS)
+    assert {path.name for path in fresh.iterdir()} == {"source"}
+
+
+def test_a_second_process_on_the_same_folder_is_refused(fresh: Path) -> None:
+    with exclusive(fresh / ".reencode.lock", "limla reencode"), pytest.raises(SettingsError, match="under way"):
+        reencode(fresh, SETTINGS)
+    assert {path.name for path in fresh.iterdir()} == {"source"}
+    reencode(fresh, SETTINGS)
+
+
+def test_all_and_none_are_measured(fresh: Path) -> None:
+    reencode(fresh, ReencodeSettings(qualities=(50,), measure="all"))
+    reencode(fresh, ReencodeSettings(qualities=(60,), measure="none"))
+    reencode(fresh, ReencodeSettings(qualities=(70,), measure=1000))
+    assert [read_manifest(fresh / f"jpeg-q{q}").summary["num_measured"] for q in (50, 60, 70)] == [19, 0, 19]
+    # an image with a side below SSIM's window has a PSNR and no SSIM
+    table = read_encodings(fresh, ["jpeg-q50"])
+    small = [row for row in table.to_pylist() if min(row["height"], row["width"]) < 11]
+    assert small
+    assert all(row["psnr_db"] is not None and row["ssim"] is None for row in small)
+
+
+def test_the_sample_depends_on_the_seed_and_not_on_the_shards(
+    tmp_path: Path, make_photo: Callable[..., Any]
+) -> None:
+    def measured(name: str, seed: int, counts: dict[str, tuple[int, ...]]) -> set[str]:
+        data_dir = tmp_path / name
+        make_source(data_dir, make_photo, counts)
+        reencode(data_dir, ReencodeSettings(qualities=(30,), measure=6, seed=seed))
+        rows = read_encodings(data_dir, ["jpeg-q30"]).to_pylist()
+        return {row["key"] for row in rows if row["psnr_db"] is not None}
+
+    one = measured("one", 0, {"train": (20,)})
+    assert len(one) == 6
+    assert measured("many", 0, {"train": (3, 9, 1, 7)}) == one
+    assert measured("other", 1, {"train": (20,)}) != one
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"qualities": ()}, SettingsError, "no quality"),
+        ({"qualities": (0,)}, SettingsError, "quality 0 is out of range: choose 1 to 100"),
+        ({"codec": "jpg"}, UnknownNameError, "unknown codec 'jpg'; known: jpeg"),
+        ({"subsampling": "411"}, SettingsError, "known: 420, 422, 444"),
+        ({"measure": -1}, SettingsError, "choose a number of images from 0, all or none"),
+        ({"measure": "some"}, SettingsError, "all or none"),
+        ({"workers": 0}, SettingsError, "at least 1"),
+        ({"engine": "spark"}, UnknownNameError, "unknown engine"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(wrong: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ReencodeSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "qualities"),
+    [
+        ("10", (10,)),
+        ("90, 1,10,1", (1, 10, 90)),
+        ("10-90:10", (10, 20, 30, 40, 50, 60, 70, 80, 90)),
+        ("98-100,5-6", (5, 6, 98, 99, 100)),
+        ("1-10:4", (1, 5, 9)),
+    ],
+)
+def test_quality_lists(text: str, qualities: tuple[int, ...]) -> None:
+    assert parse_qualities(text) == qualities
+    assert parse_qualities(f"{text},source", allow_source=True) == (None, *qualities)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "an empty part"),
+        ("1,,2", "an empty part"),
+        ("1,x2", "'x2'"),
+        ("1,source", "'source'"),
+        ("0,5", "0 in '0' is out of range: choose 1 to 100"),
+        ("5-101", "101 in '5-101'"),
+        ("9-3", "the range '9-3' is empty"),
+        ("1-9:0", "the range '1-9:0' is empty"),
+        ("-5", "'-5'"),
+        ("1.5", "'1.5'"),
+    ],
+)
+def test_a_wrong_quality_list_names_its_part(text: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        parse_qualities(text)
+
+
+def test_measure_is_a_number_all_or_none() -> None:
+    assert [parse_measure(text) for text in ("256", "ALL", " none")] == [256, "all", "none"]
+    for text in ("", "-1", "many", "1.5"):
+        with pytest.raises(SettingsError, match="all or none"):
+            parse_measure(text)
+
+
+def test_the_command_prints_each_variant_and_errors_in_one_line(fresh: Path) -> None:
+    runner = CliRunner()
+    arguments = ["reencode", str(fresh), "--quality", "5,50", "--measure", "3", "--workers", "2"]
+    result = runner.invoke(limla, arguments)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(fresh / "jpeg-q5"), str(fresh / "jpeg-q50")]
+    assert all("19 images" in line and "made" in line for line in lines)
+    again = runner.invoke(limla, arguments)
+    assert again.exit_code == 0
+    assert "nothing to do: jpeg-q5, jpeg-q50 are complete" in again.stderr
+    for wrong in (["--subsampling", "444"], ["--measure", "all"], ["--quality", "7-3"], ["--codec", "jepg"]):
+        failed = runner.invoke(limla, [*arguments, *wrong])
+        assert failed.exit_code == 2
+        assert failed.stderr.startswith("Error: ")
+        assert failed.stderr.count("\n") == 1
+    missing = runner.invoke(limla, ["reencode", str(fresh / "nothing")])
+    assert missing.exit_code == 2
+    assert "no such shard folder" in missing.stderr
+
+
+def test_no_thread_is_left(fresh: Path) -> None:
+    reencode(fresh, SETTINGS)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("limla-")]
