@@ -179,10 +179,13 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd", store_schema=True)
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a Parquet file; raises `DataError` when it is missing or damaged."""
+def read_table(path: Path, dictionaries: Sequence[str] = ()) -> pa.Table:
+    """Read a Parquet file; raises `DataError` when it is missing or damaged.
+
+    Text columns named in `dictionaries` stay dictionary-encoded: one that repeats a single value costs nothing.
+    """
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, read_dictionary=list(dictionaries))
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing; make it again") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -229,9 +232,10 @@ def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
         raise DataError(
             f"{folder}: no prediction files; run 'limla evaluate' with --output-dir {results_dir} first"
         )
+    repeated = [item.name for item in CONDITION_SCHEMA if item.type == pa.string()]
     found: list[tuple[Condition, pa.Table]] = []
     for path in paths:
-        table = read_table(path)
+        table = read_table(path, dictionaries=repeated)
         if table.num_rows == 0 or not set(CONDITION_SCHEMA.names) <= set(table.column_names):
             raise DataError(f"{path}: not a prediction file of this version; remove it and evaluate again")
         found.append((read_condition(table), table))

@@ -138,9 +138,9 @@ def _scores(condition: Condition, table: pa.Table) -> list[MetricRow]:
     num_classes = int(max(labels.max(), predicted.max())) + 1
     confusion = confusion_matrix(labels, predicted, num_classes)
     scores = classification_scores(confusion)
-    # the cost of the bootstrap grows with the cells that occur: with a hundred classes and more, the macro
-    # means are so near to normal that 500 resamples give the same interval to a tenth of its width
-    num_resamples = 2000 if np.count_nonzero(confusion) <= 2000 else 500
+    # the cost of the bootstrap grows with the cells that occur; with a hundred classes and more, the macro means
+    # are so near to normal that 500 resamples give the same interval to a tenth of its width
+    num_resamples = min(2000, max(500, 1_000_000 // int(np.count_nonzero(confusion))))
     intervals = macro_score_intervals(confusion, num_resamples=num_resamples)
     loss = table["loss"].to_numpy().astype(np.float64)
     # a model driven to NaN or infinite logits has no mean loss, and no interval of it
