@@ -27,7 +27,7 @@ from limla.evaluation.settings import (
     check_class_names,
     read_variants,
 )
-from limla.files import canonical_json, content_id
+from limla.files import TEMPORARY_SUFFIX, canonical_json, content_id, remove_unfinished
 from limla.loaders.base import Loader, LoaderSettings, open_loader
 from limla.manifest import Manifest, library_versions, verify_shards
 from limla.models.checkpoint import LoadedModel, load_checkpoint, load_user_model
@@ -262,12 +262,21 @@ def _evaluate_variant(
                 f"{folder}: the loader gave {len(cell.rows)} images of split '{settings.split}', but the "
                 f"manifest says {num_samples}; make the folder again"
             )
+        _clear_leftovers(settings.results_dir, cell)
         cell.pictures.finish()
         write_predictions(settings.results_dir, cell.condition, cell.rows)
         done = CellResult(cell.condition, num_samples, True, seconds_loading, cell.seconds_computing)
         finished[cell.condition] = done
         _append_timing(settings.results_dir, done, model)
     return [finished.get(condition, CellResult(condition, num_samples, False)) for condition in conditions]
+
+
+def _clear_leftovers(results_dir: Path, cell: _Cell) -> None:
+    """Remove what a killed run left half-written of this cell; other processes may be writing other cells."""
+    path = prediction_path(results_dir, cell.condition)
+    for leftover in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
+    remove_unfinished(cell.pictures.folder)
 
 
 def _one_pass(
