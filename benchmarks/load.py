@@ -10,11 +10,9 @@ peak memory (its worker processes added) and the time to the first batch are its
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,15 +27,15 @@ from typing import Any
 
 import click
 import PIL.Image
+from machine import describe_machine
 
 from limla.files import write_json
 from limla.loaders.base import LoaderSettings, open_loader
-from limla.manifest import Manifest, library_versions, read_manifest
+from limla.manifest import Manifest, read_manifest
 from limla.shards import ShardReader, open_shard, shard_name
 
 BATCH_SIZE = 32
 SHARD_SAMPLES = 250
-LIBRARIES = ("numpy", "nvidia-dali-cuda120", "pillow", "simplejpeg", "torch", "torchvision", "webdataset")
 
 
 def write_photos(photos: Path, folder: Path, num_images: int) -> float:
@@ -173,14 +171,6 @@ def summary(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, floa
     return rows
 
 
-def cpu_name() -> str:
-    """The processor's name as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-
-
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results/load.json"))
@@ -202,11 +192,9 @@ def main(folder: Path, out: Path, images: int, rounds: int, threads: int, measur
             click.echo(f"round {number + 1}/{rounds}  {name:32s} {speed:8.1f} images/s", err=True)
     rows = summary(runs)
     result = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": f"python benchmarks/load.py PHOTOS --images {images} --rounds {rounds} --threads {threads}",
-        "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()},
-        "python": platform.python_version(),
-        "versions": library_versions(LIBRARIES),
+        "machine": describe_machine(),
+        "threads": threads,
         "images": {"count": images, "mean_megapixels": round(megapixels, 3), "batch_size": BATCH_SIZE},
         "rows": rows,
         "rounds": runs,

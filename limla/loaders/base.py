@@ -83,7 +83,7 @@ class Loader(Protocol):
         ...
 
     def close(self) -> None:
-        """Release files, threads and device memory."""
+        """Release files, threads and device memory; a later pass opens them again."""
         ...
 
 

@@ -81,7 +81,7 @@ class CpuLoader:
                     task.exception()
 
     def close(self) -> None:
-        """End the threads and unmap the shards; a pass that is still open ends with an error."""
+        """End the threads and unmap the shards; finish or drop the running pass first."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
