@@ -233,7 +233,7 @@ def test_another_library_version_does_not_go_on_in_an_unfinished_folder(fresh: P
     begun = json.loads(path.read_text())
     begun["versions"]["codec"] = "simplejpeg 0.1"
     path.write_text(json.dumps(begun))
-    with pytest.raises(SettingsError, match="codec: 'simplejpeg 0.1' there"):
+    with pytest.raises(SettingsError, match=r"codec: 'simplejpeg 0\.1' there"):
         reencode(fresh, SETTINGS)
 
 

@@ -1,0 +1,335 @@
+"""What every codec of the catalogue must do; then what is particular to JPEG."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import PIL.Image
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limla.codecs import build_codec
+from limla.codecs.base import Codec
+from limla.codecs.decoding import decode_image
+from limla.codecs.jpeg import SUBSAMPLINGS, JpegCodec
+from limla.errors import DataError, SettingsError, UnknownNameError
+from limla.metrics import psnr_db
+from limla.registry import CODECS
+from limla.types import Image
+from tests.conftest import natural_like
+
+SHAPES = ((1, 1), (1, 37), (29, 1), (2, 2), (15, 17), (16, 16), (33, 47), (100, 3))
+
+
+@pytest.fixture(params=CODECS.names())
+def codec(request: pytest.FixtureRequest) -> Codec:
+    """Every codec of the catalogue with its own defaults."""
+    return build_codec(request.param)
+
+
+def qualities(codec: Codec, number: int) -> list[int]:
+    """`number` qualities over the whole scale, from the worst image to the best."""
+    found = sorted({int(q) for q in np.linspace(codec.scale.lowest, codec.scale.highest, number).round()})
+    return found if codec.scale.higher_is_better else found[::-1]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shape_and_dtype_survive(codec: Codec, shape: tuple[int, int]) -> None:
+    image = natural_like(*shape, seed=1)
+    for quality in qualities(codec, 4):
+        data = codec.encode(image, quality)
+        assert type(data) is bytes
+        decoded = codec.decode(data)
+        assert decoded.shape == (*shape, 3)
+        assert decoded.dtype == np.uint8
+        assert np.array_equal(codec.decode(memoryview(data)), decoded)
+
+
+def test_the_best_quality_is_near_the_image(codec: Codec) -> None:
+    image = natural_like(120, 160, seed=2)
+    gray = np.repeat(image[..., :1], 3, axis=2)
+    best = qualities(codec, 2)[-1]
+    # noise-like colour may be halved in resolution; gray may not
+    assert psnr_db(image, codec.decode(codec.encode(image, best))) > 30
+    assert psnr_db(gray, codec.decode(codec.encode(gray, best))) > 40
+
+
+def test_gray_content_stays_gray(codec: Codec) -> None:
+    luma = natural_like(40, 50, seed=3)[..., :1]
+    decoded = codec.decode(codec.encode(np.repeat(luma, 3, axis=2), qualities(codec, 2)[-1]))
+    assert np.ptp(decoded.astype(int), axis=2).max() <= 1
+
+
+def test_a_large_image(codec: Codec) -> None:
+    image = np.tile(natural_like(300, 500, seed=4), (10, 10, 1))
+    assert codec.decode(codec.encode(image, qualities(codec, 3)[1])).shape == (3000, 5000, 3)
+
+
+def test_equal_input_gives_equal_bytes(codec: Codec) -> None:
+    image = natural_like(61, 83, seed=5)
+    other = build_codec(codec.name)
+    for quality in qualities(codec, 3):
+        assert (
+            codec.encode(image, quality) == codec.encode(image.copy(), quality) == other.encode(image, quality)
+        )
+
+
+def test_the_layout_in_memory_does_not_matter(codec: Codec) -> None:
+    image = natural_like(40, 60, seed=6)
+    quality = qualities(codec, 3)[1]
+    expected = codec.encode(image, quality)
+    fortran = np.asfortranarray(image)
+    strided = np.repeat(np.repeat(image, 2, axis=0), 2, axis=1)[::2, ::2]
+    flipped = image[::-1, ::-1].copy()[::-1, ::-1]
+    read_only = image.copy()
+    read_only.setflags(write=False)
+    assert not any(view.flags.c_contiguous for view in (fortran, strided, flipped))
+    for view in (fortran, strided, flipped, read_only):
+        assert codec.encode(view, quality) == expected
+
+
+def test_the_input_is_left_alone(codec: Codec) -> None:
+    image = natural_like(40, 60, seed=7)
+    before = image.copy()
+    codec.encode(image, qualities(codec, 3)[1])
+    assert np.array_equal(image, before)
+
+
+def test_a_quality_out_of_range_names_the_range(codec: Codec) -> None:
+    image = natural_like(8, 8)
+    for quality in (codec.scale.lowest - 1, codec.scale.highest + 1, -1000, 10**6):
+        with pytest.raises(SettingsError, match=f"choose {codec.scale.lowest} to {codec.scale.highest}"):
+            codec.encode(image, quality)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 1), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint16),
+    ],
+    ids=lambda image: f"{image.shape}-{image.dtype}",
+)
+def test_what_is_no_image_is_refused(codec: Codec, image: Image) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        codec.encode(image, codec.scale.highest)
+
+
+def test_rate_and_psnr_grow_with_quality(codec: Codec) -> None:
+    steps = qualities(codec, 12)
+    rates = np.zeros(len(steps))
+    distortions = np.zeros(len(steps))
+    for seed in range(4):
+        image = natural_like(128, 160, seed=seed)
+        for number, quality in enumerate(steps):
+            data = codec.encode(image, quality)
+            rates[number] += len(data)
+            distortions[number] += psnr_db(image, codec.decode(data))
+    assert (np.diff(rates) > 0).all(), rates
+    assert (np.diff(distortions) > 0).all(), distortions
+
+
+def test_threads_do_not_disturb_each_other(codec: Codec) -> None:
+    images = [natural_like(50 + number, 70, seed=number) for number in range(8)]
+    steps = qualities(codec, 4)
+    expected = [[codec.encode(image, quality) for quality in steps] for image in images]
+    start = threading.Barrier(8)
+
+    def work(number: int) -> bool:
+        start.wait()
+        for _ in range(10):
+            found = [codec.encode(images[number], quality) for quality in steps]
+            decoded = [codec.decode(data) for data in found]
+            if found != expected[number] or any(image.shape != images[number].shape for image in decoded):
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+
+
+def test_what_decides_the_bytes_is_recorded(codec: Codec) -> None:
+    assert codec.settings()
+    assert all(isinstance(value, str | int | bool) for value in codec.settings().values())
+    assert any(digit in codec.version() for digit in "0123456789")
+    assert codec.extension.isalnum()
+    assert CODECS.load(codec.name).name == codec.name
+
+
+def test_a_codec_pickles(codec: Codec) -> None:
+    copy = pickle.loads(pickle.dumps(codec))
+    image = natural_like(20, 30)
+    assert copy.encode(image, codec.scale.highest) == codec.encode(image, codec.scale.highest)
+
+
+def test_damaged_data_is_a_data_error(codec: Codec) -> None:
+    data = codec.encode(natural_like(64, 64, seed=8), qualities(codec, 3)[1])
+    for broken in (b"", b"\0", b"not an image at all", data[:10], data[:-20], data[: len(data) // 2], data[1:]):
+        with pytest.raises(DataError):
+            codec.decode(broken)
+
+
+@pytest.mark.parametrize("name", CODECS.names())
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
+    length=st.floats(0.01, 1),
+)
+def test_mutated_data_decodes_or_is_a_data_error(
+    name: str, changes: list[tuple[float, int]], length: float
+) -> None:
+    codec = build_codec(name)
+    data = bytearray(codec.encode(natural_like(40, 56, seed=9), qualities(codec, 3)[1]))
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    _decodes_or_data_error(codec.decode, bytes(data[: max(1, int(length * len(data)))]))
+
+
+@pytest.mark.parametrize("name", CODECS.names())
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.binary(max_size=200))
+def test_noise_is_a_data_error(name: str, data: bytes) -> None:
+    with pytest.raises(DataError):
+        build_codec(name).decode(data)
+
+
+def _decodes_or_data_error(decode: Callable[[bytes], Image], data: bytes) -> None:
+    try:
+        image = decode(data)
+    except DataError:
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+
+
+def test_an_unknown_codec_or_knob_is_named() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown codec 'jepg'; known: jpeg\. Did you mean 'jpeg'\?"):
+        build_codec("jepg")
+    with pytest.raises(SettingsError, match="codec 'jpeg' has no setting 'effort'; known: subsampling"):
+        build_codec("jpeg", effort=4)
+    with pytest.raises(SettingsError, match="unknown chroma subsampling '411'; known: 420, 422, 444"):
+        build_codec("jpeg", subsampling="411")
+
+
+# JPEG
+
+
+def pillow_jpeg(image: Image, quality: int, subsampling: str = "420") -> bytes:
+    """What Pillow makes of the same knobs."""
+    file = io.BytesIO()
+    number = {"444": 0, "422": 1, "420": 2}[subsampling]
+    PIL.Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=number)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_the_files_subsampling_and_kind_are_the_recorded_ones(subsampling: str) -> None:
+    data = JpegCodec(subsampling).encode(natural_like(64, 64), 50)
+    assert simplejpeg.decode_jpeg_header(data)[2:] == ("YCbCr", subsampling)
+    assert data[:2] == b"\xff\xd8"
+    assert b"\xff\xc0" in data  # SOF0: baseline, not progressive
+    assert b"\xff\xc2" not in data
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+@pytest.mark.parametrize("quality", [96, 98, 100])
+def test_from_96_on_the_bytes_are_pillows(quality: int, subsampling: str) -> None:
+    image = natural_like(120, 168, seed=1)
+    assert JpegCodec(subsampling).encode(image, quality) == pillow_jpeg(image, quality, subsampling)
+
+
+@pytest.mark.parametrize(
+    ("quality", "most_db"), [(1, 0.05), (10, 0.05), (50, 0.1), (75, 0.2), (90, 0.7), (95, 1.5)]
+)
+def test_below_96_the_fast_dct_costs_a_known_bit(quality: int, most_db: float) -> None:
+    """The trap held in place: TurboJPEG takes its fast DCT below 96 whatever it is told."""
+    codec = JpegCodec()
+    losses: list[float] = []
+    lengths: list[float] = []
+    for seed in range(4):
+        image = natural_like(256, 320, seed)
+        ours, theirs = codec.encode(image, quality), pillow_jpeg(image, quality)
+        losses.append(psnr_db(image, codec.decode(theirs)) - psnr_db(image, codec.decode(ours)))
+        lengths.append(len(ours) / len(theirs))
+    assert -0.02 <= np.mean(losses) <= most_db, losses
+    assert abs(np.mean(lengths) - 1) < 0.02, lengths
+    # the quantisation tables are the same: only the transform differs
+    with PIL.Image.open(io.BytesIO(ours)) as one, PIL.Image.open(io.BytesIO(theirs)) as other:
+        assert one.quantization == other.quantization  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decoded_pixels_are_pillows(subsampling: str, shape: tuple[int, int]) -> None:
+    data = pillow_jpeg(natural_like(*shape, seed=2), 80, subsampling)
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        assert np.array_equal(JpegCodec().decode(data), np.asarray(picture.convert("RGB")))
+
+
+def test_an_image_too_long_for_jpeg_is_refused() -> None:
+    with pytest.raises(SettingsError, match="65501 pixels is too long for JPEG: at most 65500"):
+        JpegCodec().encode(np.zeros((1, 65501, 3), np.uint8), 50)
+
+
+# every image format of a shard
+
+FORMATS = {"jpg": "JPEG", "png": "PNG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
+
+
+def encoded(extension: str, image: Image, mode: str = "RGB") -> bytes:
+    """`image` in a shard's format, lossless where that can be."""
+    file = io.BytesIO()
+    options = {"webp": {"lossless": True}, "jpg": {"quality": 90}}.get(extension, {})
+    PIL.Image.fromarray(image).convert(mode).save(file, FORMATS[extension], **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif", "webp"])
+def test_lossless_members_decode_to_their_pixels(extension: str) -> None:
+    image = natural_like(21, 34, seed=3)
+    data = encoded(extension, image)
+    for kind in (data, memoryview(data)):
+        assert np.array_equal(decode_image(kind, extension), image)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "bmp", "tif"])
+def test_gray_members_are_repeated(extension: str) -> None:
+    decoded = decode_image(encoded(extension, natural_like(21, 34), "L"), extension)
+    assert decoded.shape == (21, 34, 3)
+    assert np.ptp(decoded, axis=2).max() == 0
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
+    length=st.floats(0, 1),
+)
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on
+def test_mutated_members_decode_or_are_data_errors(
+    extension: str, changes: list[tuple[float, int]], length: float
+) -> None:
+    data = bytearray(encoded(extension, natural_like(20, 28, seed=4)))
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    _decodes_or_data_error(lambda whole: decode_image(whole, extension), bytes(data[: int(length * len(data))]))
+
+
+def test_a_member_named_wrongly_is_a_data_error() -> None:
+    png = encoded("png", natural_like(8, 8))
+    for extension in ("jpg", "bmp", "tif", "webp"):
+        with pytest.raises(DataError):
+            decode_image(png, extension)
+    with pytest.raises(DataError, match=r"no decoder for '\.gif'; known: jpg, png, bmp, tif, webp"):
+        decode_image(png, "gif")
