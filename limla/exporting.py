@@ -71,9 +71,11 @@ def safe_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     for index, name in enumerate(class_names):
         slug = re.sub(r'[\x00-\x1f<>:"/\\|?*\x7f]', "_", name).strip(" .")
         # 255 bytes is the longest file name of the usual file systems
-        if slug != name or len(name.encode()) > 200 or name.casefold() in seen:
+        if not slug or slug != name or len(name.encode()) > 200 or name.casefold() in seen:
             kept = slug.encode()[:180].decode(errors="ignore")
             slug = f"{index:04d}_{kept}" if kept else f"{index:04d}"
+            while slug.casefold() in seen:
+                slug += "_"
         seen.add(slug.casefold())
         folders.append(slug)
     return tuple(folders)
