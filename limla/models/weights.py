@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,10 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of pickle protocols newer than its own; what it cannot read it refuses by an error
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|Unsupported global:)\s+`?([\w.]+)", str(error))
         what = f"the Python object '{found[1]}'" if found else "something that is not plain tensors"

@@ -1,0 +1,48 @@
+"""A dataset of three classes that a small network learns in seconds, written as shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from limla.codecs.jpeg import JpegCodec
+from limla.manifest import Manifest, parse_variant
+from limla.shards import open_shard, shard_name
+
+CLASS_NAMES = ("bright", "dark", "middle")
+COUNTS = {"train": 37, "val": 11, "test": 8}
+_GREY = {"bright": 180, "dark": 60, "middle": 120}
+
+
+def make_toy(
+    data_dir: Path,
+    variant: str = "source",
+    counts: dict[str, int] | None = None,
+    side: int = 32,
+    image_quality: int = 90,
+) -> Path:
+    """Write one variant of the dataset: noise around a class's grey, `side` × `side` JPEGs; returns its folder."""
+    codec, quality = parse_variant(variant)
+    folder, entries = data_dir / variant, []
+    for split, count in (counts or COUNTS).items():
+        with open_shard(folder / shard_name(split, 0)) as shard:
+            for number in range(count):
+                label = number % len(CLASS_NAMES)
+                generator = np.random.default_rng((len(split), number))
+                noise = generator.normal(0, 30, (side, side, 3))
+                image = np.clip(_GREY[CLASS_NAMES[label]] + noise, 0, 255).astype(np.uint8)
+                key = f"{split}-{number}"
+                metadata = {"key": key, "height": side, "width": side}
+                shard.add(
+                    key,
+                    {
+                        "jpg": JpegCodec().encode(image, quality or image_quality),
+                        "cls": str(label).encode(),
+                        "json": json.dumps(metadata).encode(),
+                    },
+                )
+        entries.append(shard.entry(shard_name(split, 0), split))
+    Manifest(data_dir.name, codec, quality, CLASS_NAMES, tuple(entries), {}, {}).write(folder)
+    return folder
