@@ -276,7 +276,7 @@ def _heat_map(
 
     split = values.shape[1] if diverging_from is None else diverging_from
     shares = (colormaps["Blues"], Normalize(0, 135))
-    limit = float(np.nanmax(np.abs(values[:, split:]), initial=10.0))
+    limit = float(np.nanmax(np.abs(values[:, split:]), initial=30.0))
     drops = (colormaps["PuOr_r"], TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
     with _figure(0.5 * len(columns) + 1.9, 0.27 * len(rows) + 0.8) as figure:
         axes = figure.subplots()
