@@ -17,7 +17,6 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError
 from limla.packing.colour import ProfileError, is_srgb, to_srgb
@@ -149,6 +148,7 @@ class _Reader:
         self.data = data
         self.kind = kind
         self.opened: Any = opened
+        self.raw_mode = _raw_mode(opened)
         self.reasons: list[str] = []
         self.notes: list[str] = []
 
@@ -162,9 +162,13 @@ class _Reader:
         profile = self._profile()
         if self.reasons:
             return self._converted(orientation, profile, history)
-        # decode it as the loaders will: what passes here passes there
-        pixels = decode_image(self.data, _EXTENSIONS[self.kind])
-        return self._picture(self.data, _EXTENSIONS[self.kind], pixels.shape[0], pixels.shape[1], history)
+        # decoded whole, as the loaders will: what passes here passes there
+        if self.kind == "jpeg":
+            height, width = JpegCodec().decode(self.data).shape[:2]
+        else:
+            self.opened.load()
+            width, height = self.opened.size
+        return self._picture(self.data, _EXTENSIONS[self.kind], height, width, history)
 
     def _picture(
         self, data: bytes, extension: str, height: int, width: int, history: JpegHistory | None
@@ -210,22 +214,17 @@ class _Reader:
         if not self.reasons and kind in _KEPT_RAW_MODES and not self._is_plain():
             self.reasons.append("layout")
 
-    def _raw_mode(self) -> str:
-        tile = self.opened.tile
-        args = tile[0].args if tile else ""
-        return str(args[0] if isinstance(args, tuple) and args else args)
-
     def _is_16_bit(self) -> bool:
-        return self.opened.mode.startswith("I") or (self.kind != "bmp" and ";16" in self._raw_mode())
+        return self.opened.mode.startswith("I") or (self.kind != "bmp" and ";16" in self.raw_mode)
 
     def _is_plain(self) -> bool:
         """A layout that all decoders are tested to read alike."""
-        if self._raw_mode() not in _KEPT_RAW_MODES[self.kind]:
+        if self.raw_mode not in _KEPT_RAW_MODES[self.kind]:
             return False
         if self.kind == "png":
-            # another gamma is applied by some decoders and not by others
-            return self.opened.info.get("interlace", 0) in (0, 1)
+            return True
         if self.kind == "bmp":
+            # rows from the bottom up, not compressed
             return self.opened.tile[0].codec_name == "raw" and self.opened.tile[0].args[2] == -1
         tags = self.opened.tag_v2
         return (
@@ -258,6 +257,8 @@ class _Reader:
 
     def _converted(self, orientation: int, profile: bytes | None, history: JpegHistory | None) -> Picture:
         picture = self._load()
+        if self.kind == "tiff":
+            orientation = self._orientation()  # Pillow turns a TIFF upright as it loads, and drops the tag
         picture = self._to_srgb(_flat_modes(picture, self.opened.info), profile)
         if orientation != 1:
             picture.getexif()[_ORIENTATION_TAG] = orientation
@@ -287,6 +288,13 @@ class _Reader:
             return picture
         white = PIL.Image.new("RGB", picture.size, (255, 255, 255))
         return PIL.Image.composite(picture, white, alpha)
+
+
+def _raw_mode(opened: PIL.Image.Image) -> str:
+    """How Pillow reads the pixels, e.g. "RGB;16B"; to be asked before the picture is loaded."""
+    tile: Any = getattr(opened, "tile", None)
+    args = tile[0].args if tile else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
 
 
 def check_cmyk_jpeg(data: bytes) -> None:
