@@ -7,7 +7,6 @@ hash, no row, no disk. Both run in fresh processes, in turn, over the same image
 
 from __future__ import annotations
 
-import datetime
 import json
 import resource
 import shutil
@@ -17,10 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from machine import describe_machine
 
 QUALITIES = (1, 5, 10, 20, 50, 75, 90)
 SHARD_BYTES = 64 << 20
@@ -57,8 +59,8 @@ def pack_large(photos: Path, data_dir: Path, num_images: int, min_side: int) -> 
     return len(chosen)
 
 
-def run_limit(data_dir: Path) -> float:
-    """Images per second of the codec alone."""
+def run_limit(data_dir: Path) -> dict[str, float]:
+    """The codec alone."""
     from limla.codecs.jpeg import JpegCodec
     from limla.engines.local import usable_cores
     from limla.shards import ShardReader
@@ -77,38 +79,42 @@ def run_limit(data_dir: Path) -> float:
                 codec.encode(image, quality)
 
     threads = [threading.Thread(target=loop, args=(first,)) for first in range(num_threads)]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(images) / (time.perf_counter() - started)
+    with stopwatch(len(images)) as found:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return found
 
 
-def run_reencode(data_dir: Path) -> float:
-    """Images per second of the whole stage, from source tars to finished folders."""
+def run_reencode(data_dir: Path) -> dict[str, float]:
+    """The whole stage, from source tars to finished folders."""
+    from limla.manifest import read_manifest
     from limla.reencoding import ReencodeSettings, reencode
 
     for folder in data_dir.glob("jpeg-q*"):
         shutil.rmtree(folder)
     settings = ReencodeSettings(qualities=QUALITIES, measure="none")
-    started = time.perf_counter()
-    result = reencode(data_dir, settings)
-    return result.num_images / (time.perf_counter() - started)
+    with stopwatch(read_manifest(data_dir / "source").num_samples()) as found:
+        reencode(data_dir, settings)
+    return found
+
+
+@contextmanager
+def stopwatch(num_images: int) -> Iterator[dict[str, float]]:
+    """Fill in what the block took: images per second, processor time per image, peak memory of the process."""
+    found: dict[str, float] = {}
+    started, cpu_started = time.perf_counter(), time.process_time()
+    yield found
+    found["images_per_s"] = num_images / (time.perf_counter() - started)
+    found["cpu_ms_per_image"] = 1000 * (time.process_time() - cpu_started) / num_images
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def in_fresh_process(part: str, data_dir: Path) -> dict[str, float]:
     """Run one part alone; returns its speed and the peak of its resident memory."""
     command = [sys.executable, __file__, "--part", part, "--data-dir", str(data_dir)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def cpu_model() -> str:
-    """The processor's name, as Linux tells it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
 
 
 def compare(data_dir: Path, repeats: int) -> dict[str, Any]:
@@ -120,11 +126,16 @@ def compare(data_dir: Path, repeats: int) -> dict[str, Any]:
             click.echo(f"{repeat + 1}/{repeats} {part}: {found[-1]['images_per_s']:.1f} images/s", err=True)
     limit, reencode = ([run["images_per_s"] for run in runs[part]] for part in ("limit", "reencode"))
     ratios = [ours / theirs for ours, theirs in zip(reencode, limit, strict=True)]
+    work = {part: statistics.median(run["cpu_ms_per_image"] for run in runs[part]) for part in runs}
     return {
         "limit_images_per_s": statistics.median(limit),
         "reencode_images_per_s": statistics.median(reencode),
         "ratio_median": statistics.median(ratios),
         "ratios": ratios,
+        # processor time does not feel what else the machine does, as wall-clock time does
+        "limit_cpu_ms_per_image": work["limit"],
+        "reencode_cpu_ms_per_image": work["reencode"],
+        "cpu_ratio": work["limit"] / work["reencode"],
         "reencode_peak_mb": max(run["peak_mb"] for run in runs["reencode"]),
     }
 
@@ -152,16 +163,11 @@ def main(
 ) -> None:
     """Measure `limla reencode` against the codec alone, in turn, and write the medians."""
     if part and data_dir:
-        speed = run_limit(data_dir) if part == "limit" else run_reencode(data_dir)
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        click.echo(json.dumps({"images_per_s": speed, "peak_mb": peak_mb}))
+        click.echo(json.dumps(run_limit(data_dir) if part == "limit" else run_reencode(data_dir)))
         return
     if photos is None:
         raise click.UsageError("name a folder of photos: --photos FOLDER")
-    from limla.codecs.jpeg import JpegCodec
-    from limla.engines.local import usable_cores
     from limla.files import write_json
-    from limla.manifest import library_versions
 
     with tempfile.TemporaryDirectory() as folder:
         num_distinct = pack_large(photos, Path(folder), num_images, min_side)
@@ -169,10 +175,7 @@ def main(
     result = {
         "what": "tar → 7 qualities in tars, --measure none, against decode + 7 encodes in memory",
         "command": f"python benchmarks/reencode.py --photos FOLDER --images {num_images} --repeats {repeats}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": cpu_model(),
-        "cores": usable_cores(),
-        "versions": {**library_versions(["simplejpeg", "numpy"]), "codec": JpegCodec().version()},
+        "machine": describe_machine(),
         "qualities": QUALITIES,
         "num_images": num_images,
         "num_distinct_images": num_distinct,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +30,11 @@ def psnr_db(reference: Image, decoded: Image) -> float:
     infinity for identical images.
     """
     _check_pair(reference, decoded)
-    difference = reference.astype(np.int32) - decoded
-    mean_squared_error = float(np.mean(np.square(difference), dtype=np.float64))
-    return math.inf if mean_squared_error == 0 else 10 * math.log10(255**2 / mean_squared_error)
+    total = 0
+    for start, end in _strips(0, *reference.shape[:2]):
+        difference = np.subtract(reference[start:end], decoded[start:end], dtype=np.int32)
+        total += int(np.sum(np.square(difference, out=difference), dtype=np.int64))
+    return math.inf if total == 0 else 10 * math.log10(255**2 * reference.size / total)
 
 
 def ssim(reference: Image, decoded: Image) -> float:
@@ -42,22 +46,40 @@ def ssim(reference: Image, decoded: Image) -> float:
     from skimage.metrics import structural_similarity
 
     _check_pair(reference, decoded)
-    if min(reference.shape[:2]) < 11:
+    height, width = reference.shape[:2]
+    if min(height, width) < _WINDOW:
         return math.nan
-    return float(
-        structural_similarity(
-            _luma(reference),
-            _luma(decoded),
+    margin = _WINDOW // 2
+    total = 0.0
+    # the mean is over the positions where the whole window lies inside, so strips that overlap by it are exact
+    for start, end in _strips(margin, height - margin, width):
+        rows = slice(start - margin, end + margin)
+        similarity: Any = structural_similarity(
+            _luma(reference[rows]),
+            _luma(decoded[rows]),
             data_range=255.0,
             gaussian_weights=True,
             sigma=1.5,
             use_sample_covariance=False,
         )
-    )
+        total += float(similarity) * (end - start)
+    return total / (height - 2 * margin)
+
+
+_WINDOW = 11
+_STRIP_PIXELS = 1 << 20
+
+
+def _strips(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut rows first … last - 1 into strips of about a megapixel: large images cost no more memory than that."""
+    step = max(1, _STRIP_PIXELS // width)
+    return ((start, min(start + step, last)) for start in range(first, last, step))
 
 
 def _luma(image: Image) -> npt.NDArray[np.float32]:
-    return image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    # not a matrix product: its last bits could depend on the number of BLAS threads
+    red, green, blue = (image[..., channel].astype(np.float32) for channel in range(3))
+    return (0.299 * red + 0.587 * green + 0.114 * blue).astype(np.float32, copy=False)
 
 
 def _check_pair(reference: Image, decoded: Image) -> None:

@@ -53,7 +53,7 @@ def test_psnr_by_hand() -> None:
         assert psnr_db(other, black) == psnr_db(black, other)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (301, 7), (130, 170), (700, 40)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (301, 7), (130, 170), (700, 40), (1200, 1800)])
 def test_psnr_is_scikit_images(make_photo: Callable[..., Image], shape: tuple[int, int]) -> None:
     one, other = make_photo(*shape, 0), make_photo(*shape, 1)
     if not np.array_equal(one, other):
@@ -62,7 +62,7 @@ def test_psnr_is_scikit_images(make_photo: Callable[..., Image], shape: tuple[in
         )
 
 
-@pytest.mark.parametrize("shape", [(11, 11), (11, 400), (400, 12), (130, 170), (777, 40)])
+@pytest.mark.parametrize("shape", [(11, 11), (11, 400), (400, 12), (130, 170), (777, 40), (1200, 1800)])
 def test_ssim_is_scikit_images_on_luma(make_photo: Callable[..., Image], shape: tuple[int, int]) -> None:
     one = make_photo(*shape, 0)
     noise = np.random.default_rng(0).integers(-20, 21, one.shape)
