@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from limla.registry import ENGINES
 from limla.shards import read_index
 
 LOCK = ".reencode.lock"
+_FINISH_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ def reencode(
         finally:
             for variant in pending:
                 remove_unfinished(variant.folder)
-        for variant in pending:
-            variant.finish(source)
+        # finishing is mostly waiting for the disk, so the folders wait together
+        with ThreadPoolExecutor(_FINISH_AT_ONCE) as pool:
+            list(pool.map(lambda variant: variant.finish(source), pending))
     if not pending:
         names = ", ".join(variant.folder.name for variant in variants)
         progress.say(f"nothing to do: {names} {'is' if len(variants) == 1 else 'are'} complete")

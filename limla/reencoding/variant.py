@@ -113,7 +113,7 @@ class Variant:
         except FileNotFoundError:
             return False
 
-    def finish(self, source: Manifest) -> VariantSummary:
+    def finish(self, source: Manifest) -> None:
         """Turn the parts into `encoding.parquet` and the manifest. All shards must be finished."""
         entries: list[ShardEntry] = []
         summary = VariantSummary(self.folder.name, 0, 0, 0.0, 0)
@@ -138,7 +138,6 @@ class Variant:
             summary={name: value for name, value in asdict(summary).items() if name != "variant"},
         ).write(self.folder)
         self.tidy()
-        return summary
 
     def tidy(self) -> None:
         """Remove from a complete folder what only an unfinished one needs."""
