@@ -126,13 +126,13 @@ class Audit:
         warnings: list[str] = []
         if self._duplicates["across_splits"]:
             warnings.append(
-                f"{self._duplicates['across_splits']} images are byte for byte in another split too, so that test or "
-                "validation images are trained on: remove the copies"
+                f"byte for byte in another split too: {self._duplicates['across_splits']} of the images, so that "
+                "test or validation images may be trained on; remove the copies"
             )
         if self._duplicates["across_classes"]:
             warnings.append(
-                f"{self._duplicates['across_classes']} images are byte for byte in another class too: "
-                "one of their labels is wrong"
+                f"byte for byte in another class too: {self._duplicates['across_classes']} of the images, so that "
+                "one of the labels must be wrong"
             )
         return warnings
 

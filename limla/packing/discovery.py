@@ -150,6 +150,8 @@ class _Walker:
     def __init__(self, root: Path, found: Discovery) -> None:
         self._root = root
         self.found = found
+        resolved = root.resolve()
+        self._above = [folder.stat() for folder in (resolved, *resolved.parents)]
 
     def listing(self, folder: str) -> tuple[list[str], list[os.DirEntry[str]]]:
         """The folders (relative paths; real ones before links) and the other entries of `folder`, sorted."""
@@ -185,7 +187,8 @@ class _Walker:
 
     def walk(self, folder: str) -> Iterator[tuple[str, int]]:
         """(relative path, size) of every picture file under `folder`, each real folder visited once."""
-        seen: set[tuple[int, int]] = set()
+        # a link to a folder that holds the photos would bring in other classes, or the whole disk
+        seen = {(status.st_dev, status.st_ino) for status in self._above}
         # links wait until all real folders are walked, so that a file keeps its own path when both lead to it
         real, links = [folder], list[str]()
         while real or links:

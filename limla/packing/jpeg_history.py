@@ -26,13 +26,15 @@ _SUBSAMPLINGS = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411", (1,
 
 @dataclass(frozen=True)
 class JpegHistory:
-    """Attributes:
+    """The compression a JPEG file tells of.
+
+    Attributes:
         quality: 1 to 100 on the scale of the IJG's libjpeg; the nearest one when `standard` is False.
         standard: the quantisation tables are exactly the IJG's at that quality.
         luminance_sum: sum of the 64 luminance quantisation steps: larger is coarser.
         subsampling: chroma subsampling, "444", "422", "420", "411", "440", "410", "gray", else "<h>x<v>".
         progressive: several scans.
-    """  # fmt: skip
+    """
 
     quality: int
     standard: bool

@@ -56,7 +56,7 @@ def read_regular(path: Path) -> bytes:
             raise DataError("not a regular file")
         if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"{status.st_size} bytes: more than {MAX_FILE_BYTES} are not read")
-        return file.read(MAX_FILE_BYTES)
+        return file.read(status.st_size)
 
 
 def prepare_all(

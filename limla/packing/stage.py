@@ -115,16 +115,15 @@ def _layout_warnings(source: Path, found: Discovery) -> list[str]:
         if missing:
             warnings.append(f"{source} is split already and has no {' and no '.join(missing)} folder")
     if found.unreadable:
-        shown = "; ".join(found.unreadable[:5])
-        more = f" and {len(found.unreadable) - 5} more" if len(found.unreadable) > 5 else ""
+        what = _count(len(found.unreadable), "folder")
         warnings.append(
-            f"{len(found.unreadable)} folders could not be read, so their photos are missing: {shown}{more}"
+            f"{what} could not be read, photos in there are missing: {_some(found.unreadable, '; ')}"
         )
     if found.empty_classes:
-        names = ", ".join(map(printable, found.empty_classes[:5])) + (
-            ", …" if len(found.empty_classes) > 5 else ""
+        what = _count(len(found.empty_classes), "class folder")
+        warnings.append(
+            f"{what} without a picture left out: {_some(list(map(printable, found.empty_classes)))}"
         )
-        warnings.append(f"{len(found.empty_classes)} class folders hold no picture and are left out: {names}")
     if len(found.class_names) == 1:
         inner = ", ".join(map(printable, found.nested[:3]))
         hint = (
@@ -134,6 +133,15 @@ def _layout_warnings(source: Path, found: Discovery) -> list[str]:
         )
         warnings.append(f"there is one class only, '{found.class_names[0]}': nothing to tell apart{hint}")
     return warnings
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    more = [f"and {len(names) - 5} more"] if len(names) > 5 else []
+    return separator.join([*names[:5], *more])
 
 
 def _recorded_settings(found: Discovery, settings: PackSettings) -> dict[str, Any]:
