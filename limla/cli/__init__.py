@@ -26,6 +26,9 @@ COMMANDS = {
 """Command name → "module:attribute", in the order of the work."""
 
 
+_GO_ON = "what is complete was kept: run this command again to go on"
+
+
 class LimlaCommand(click.Command):
     """A command whose user errors are one line and exit code 2, and whose interruption says how to go on."""
 
@@ -34,29 +37,35 @@ class LimlaCommand(click.Command):
         try:
             return super().invoke(ctx)
         except LimlaError as error:
-            raise _one_line(str(error), exit_code=2) from error
+            raise _UserMistake(str(error)) from error
         except FileNotFoundError as error:
-            raise _one_line(f"{error.filename}: no such file or folder", exit_code=2) from error
+            raise _UserMistake(f"{error.filename}: no such file or folder") from error
         except PermissionError as error:
-            raise _one_line(
-                f"{error.filename}: permission denied; check its owner and mode", exit_code=2
-            ) from error
+            raise _UserMistake(f"{error.filename}: permission denied; check its owner and mode") from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise _one_line(
-                f"{where}{error.strerror or error}; what is complete was kept: run this command again to go on",
-                exit_code=1,
-            ) from error
+            raise _OperatingSystemFailed(f"{where}{error.strerror or error}; {_GO_ON}") from error
         except KeyboardInterrupt as error:
-            raise _one_line(
-                "interrupted; what is complete was kept: run this command again to go on", exit_code=130
-            ) from error
+            raise _Interrupted(f"interrupted; {_GO_ON}") from error
 
 
-def _one_line(message: str, exit_code: int) -> click.ClickException:
-    exception = click.ClickException(" ".join(message.split()))
-    exception.exit_code = exit_code
-    return exception
+class _OneLine(click.ClickException):
+    """An error shown as one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class _UserMistake(_OneLine):
+    exit_code = 2
+
+
+class _OperatingSystemFailed(_OneLine):
+    exit_code = 1
+
+
+class _Interrupted(_OneLine):
+    exit_code = 130
 
 
 class _LazyGroup(click.Group):

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Make docs/results.md and docs/demo.svg from the JSON files in benchmarks/results; no number is typed by hand.
+
+python benchmarks/pages.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['value']:.1f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
+
+
+def _short(variant: str) -> str:
+    return variant.removeprefix("jpeg-")
+
+
+def _machine(data: dict[str, Any]) -> str:
+    machine = data["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['cpu']}, {machine['num_cores']} cores, {machine['memory_gib']} GiB, "
+        f"Python {machine['python']}; {versions}; {machine['date']}"
+    )
+
+
+def _conditions(data: dict[str, Any]) -> tuple[list[str], list[str]]:
+    trains = list(dict.fromkeys(row["train"] for row in data["metrics"]))
+    tests = [row["variant"] for row in data["rates"]]
+    return sorted(trains, key=lambda name: (name != "source", int(name) if name.isdigit() else 0)), tests
+
+
+def _matrix(data: dict[str, Any], metric: str, attack: str, eps: float) -> str:
+    trains, tests = _conditions(data)
+    found = {
+        (row["train"], row["test"]): _percent(row)
+        for row in data["metrics"]
+        if (row["metric"], row["attack"]) == (metric, attack) and abs(row["eps"] - eps) < 1e-9
+    }
+    body = [[f"trained on {train}", *(found.get((train, test), "–") for test in tests)] for train in trains]
+    return _table(["", *map(_short, tests)], body)
+
+
+def _study(name: str, title: str) -> list[str]:
+    data = _load(name)
+    study, counts = data["study"], data["num_samples"]
+    rates = [
+        [
+            _short(row["variant"]),
+            f"{row['mean_num_bytes'] / 1000:.1f}",
+            f"{row['mean_rate_bpp']:.3f}",
+            f"{row['mean_psnr_db']:.2f}" if row["mean_psnr_db"] else "–",
+            f"{row['mean_ssim']:.3f}" if row["mean_ssim"] else "–",
+            str(row["num_psnr_db"]),
+        ]
+        for row in data["rates"]
+    ]
+    parts = [
+        f"## {title}",
+        f"```\n{data['command']}\n```",
+        f"{_machine(data)}.",
+        f"{sum(counts.values())} images ({', '.join(f'{split} {number}' for split, number in counts.items())}); "
+        f"model {', '.join(study['models'])}, image size {study['image_size']}, "
+        f"seed {', '.join(map(str, study['seeds']))}, "
+        f"at most {study['training']['epochs']} epochs. "
+        + "Seconds: "
+        + ", ".join(f"{stage} {value:.0f}" for stage, value in data["seconds"].items())
+        + ".",
+        "### Rate and distortion",
+        _table(["", "kB per image", "bits per pixel", "PSNR dB", "SSIM", "images measured"], rates),
+        "### Accuracy in %, 95% Wilson interval; columns: tested on",
+        _matrix(data, "accuracy", "none", 0.0),
+    ]
+    for attack in study["evaluation"]["attacks"]:
+        for eps in study["evaluation"]["eps"]:
+            title = f"### Robust accuracy in %: {attack.upper()}, eps {round(255 * eps, 2):g}/255"
+            parts += [title, _matrix(data, "robust_accuracy", attack, eps)]
+    if data["timings"]:
+        parts += ["### Images/s of evaluation", _speeds(data["timings"])]
+    return parts
+
+
+def _speeds(timings: list[dict[str, Any]]) -> str:
+    import statistics
+
+    by_attack: dict[str, list[float]] = {}
+    for row in timings:
+        by_attack.setdefault(row["attack"], []).append(row["images_per_s"])
+    rows = [
+        [attack, f"{statistics.median(values):.0f}", str(len(values))] for attack, values in by_attack.items()
+    ]
+    return _table(["attack", "median images/s", "cells"], rows)
+
+
+def _demo_figure(path: Path) -> None:
+    """Accuracy of the source-trained model per frequency band against quality."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    data = _load("demo")
+    matplotlib.rcParams.update({"svg.hashsalt": "limla", "svg.fonttype": "none", "font.size": 11})
+    figure, axes = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
+    rows = [row for row in data["class_recalls"] if row["train"] == "source" and row["test"] != "source"]
+    rows.sort(key=lambda row: int(row["test"].removeprefix("jpeg-q")))
+    qualities = [int(row["test"].removeprefix("jpeg-q")) for row in rows]
+    bands = list(dict.fromkeys(name.split("-")[0] for name in ("coarse", "medium", "fine", "finest")))
+    for band, colour, marker in zip(bands, ("#0072b2", "#009e73", "#e69f00", "#d55e00"), "os^D", strict=True):
+        means = [
+            100 * sum(value for name, value in row["recall"].items() if name.split("-")[0] == band) / 2
+            for row in rows
+        ]
+        axes.plot(qualities, means, marker=marker, color=colour, label=band)
+    axes.axhline(100 / len(rows[0]["recall"]), color="#999999", linestyle=":", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xticks(qualities, [str(quality) for quality in qualities])
+    axes.minorticks_off()
+    axes.set_xlabel("JPEG quality of the test images")
+    axes.set_ylabel("recall in %")
+    axes.set_ylim(-3, 103)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="class signal in", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, metadata={"Date": None})
+
+
+@click.command()
+def main() -> None:
+    """Write docs/results.md and docs/demo.svg."""
+    parts = [
+        "# Measured results",
+        "Made by `python benchmarks/pages.py` from `benchmarks/results/*.json`; "
+        "every JSON names the command that made it.",
+        *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
+        *_study("demo", "The calibration dataset (`make demo`)"),
+        *_throughput(),
+    ]
+    (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    _demo_figure(ROOT / "docs" / "demo.svg")
+    click.echo("written: docs/results.md, docs/demo.svg")
+
+
+def _throughput() -> list[str]:
+    return []
+
+
+if __name__ == "__main__":
+    main()
