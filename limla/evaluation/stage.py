@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from limla.attacks.base import Attack
-from limla.errors import DataError, SettingsError
+from limla.errors import DataError
 from limla.evaluation.pictures import PictureFolder, choose_keys
 from limla.evaluation.settings import (
     EvaluateSettings,
@@ -31,6 +31,7 @@ from limla.files import TEMPORARY_SUFFIX, canonical_json, content_id, remove_unf
 from limla.loaders.base import Loader, LoaderSettings, open_loader
 from limla.manifest import Manifest, library_versions, verify_shards
 from limla.models.checkpoint import LoadedModel, load_checkpoint, load_user_model
+from limla.models.device import choose_device
 from limla.models.victim import Victim, prepare_victim
 from limla.progress import SILENT, Progress
 from limla.results import Condition, PredictionRow, prediction_path, write_predictions
@@ -96,7 +97,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
     """
     manifests = read_variants(settings)
     attacks = build_attacks(settings)
-    device = choose_device(settings.device)
+    device = str(choose_device(settings.device))
     class_names = next(iter(manifests.values())).class_names
     sources = _model_sources(settings, device, class_names)
     for line in (_check_models(sources, settings, class_names), *map(caution, attacks)):
@@ -112,25 +113,6 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
     if result.num_skipped:
         progress.say(f"{result.num_skipped} of {len(cells)} cells were there already and are kept")
     return result
-
-
-def choose_device(name: str) -> str:
-    """A torch device for "auto", "cpu", "cuda" or "cuda:1".
-
-    Raises `SettingsError` for a device that is unknown or not there.
-    """
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return "cuda:0" if num_gpus else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingsError(f"unknown device '{name}': choose auto, cpu, cuda or cuda:0") from error
-    if device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"device '{name}' is not supported: choose auto, cpu, cuda or cuda:0")
-    if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise SettingsError(f"device '{name}' is not there: this machine offers torch {num_gpus} GPUs")
-    return f"cuda:{device.index or 0}" if device.type == "cuda" else "cpu"
 
 
 def batch_seed(seed: int, batch_number: int) -> int:

@@ -27,7 +27,7 @@ from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError, LimlaError, SettingsError, UnknownNameError
 from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel, evaluate
 from limla.evaluation.pictures import choose_keys
-from limla.evaluation.stage import batch_seed, choose_device
+from limla.evaluation.stage import batch_seed
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.manifest import Manifest, read_manifest, variant_name
 from limla.models.base import ModelInfo, build_model
@@ -514,8 +514,3 @@ def test_batch_seeds_are_distinct_and_fixed() -> None:
     assert len(set(seeds)) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert batch_seed(0, 0) == 3065247057545751466, "rows of earlier versions would no longer come out"
-
-
-def test_device_names() -> None:
-    assert choose_device("cpu") == "cpu"
-    assert choose_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
