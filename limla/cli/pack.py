@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 @click.option("--shard-mb", default=256.0, show_default=True, help="Size of a shard at most, in MiB.")
 @click.option("--shard-images", default=1000, show_default=True, help="Images in a shard at most.")
 @click.option("--max-pixels", type=int, help="A picture with more is not decoded. [default: 178956970]")
+@click.option(
+    "--profiles",
+    type=click.Choice(["keep", "convert"]),
+    default="keep",
+    show_default=True,
+    help="Colour profiles that are not sRGB: keep the bytes, or convert the pixels (stored as PNG).",
+)
 @click.option("--workers", type=int, help="Threads. [default: one for each core]")
 def pack(
     folder: Path,
@@ -35,6 +42,7 @@ def pack(
     shard_mb: float,
     shard_images: int,
     max_pixels: int | None,
+    profiles: Literal["keep", "convert"],
     workers: int | None,
 ) -> None:
     """Pack the photos in IN into shards in OUT/source.
@@ -57,12 +65,15 @@ def pack(
         max_shard_bytes=max(1, round(shard_mb * (1 << 20))),
         max_shard_samples=shard_images,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+        profiles=profiles,
         workers=workers,
     )
     _show(run(folder, data_dir, settings, ConsoleProgress()))
 
 
 def _show(result: PackResult) -> None:
+    from limla.packing.pictures import PROFILE_NOTE
+
     manifest = result.manifest
     splits = ", ".join(f"{split} {manifest.num_samples(split)}" for split in manifest.splits())
     num_bytes = sum(shard.num_bytes for shard in manifest.shards)
@@ -80,6 +91,11 @@ def _show(result: PackResult) -> None:
     if counts["converted"]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["converted"].items())
         click.echo(f"converted to upright 8-bit sRGB PNG: {reasons}")
+    if num_profiles := manifest.summary["audit"]["notes"].get(PROFILE_NOTE):
+        click.echo(
+            f"{num_profiles} carry an {PROFILE_NOTE}: their bytes are kept and read as sRGB, as decoders do; "
+            "--profiles convert turns them into sRGB"
+        )
     if counts["jpeg_quality_median"] is not None:
         samplings = ", ".join(f"{name} {count}" for name, count in counts["jpeg_subsampling"].items())
         click.echo(f"JPEG history: median quality {counts['jpeg_quality_median']:g}; subsampling {samplings}")

@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_SIDE = 65500
 """The longest side libjpeg encodes."""
 PNG_LEVEL = 3
+PROFILE_NOTE = "ICC profile that is not sRGB"
 _EXTENSIONS = {"jpeg": "jpg", "png": "png", "bmp": "bmp", "tiff": "tif", "webp": "webp"}
 _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -75,8 +76,8 @@ class Picture:
     jpeg: JpegHistory | None
 
 
-def read_picture(data: bytes, max_pixels: int) -> Picture:
-    """Apply the policies to one file.
+def read_picture(data: bytes, max_pixels: int, convert_profiles: bool = False) -> Picture:
+    """Apply the policies to one file; `convert_profiles` is `PackSettings.profiles == "convert"`.
 
     Raises `DataError` with the reason, in a few words, when the file cannot be decoded whole.
     """
@@ -90,7 +91,7 @@ def read_picture(data: bytes, max_pixels: int) -> Picture:
                 raise DataError(f"{width} x {height} pixels are more than {max_pixels}: a decompression bomb?")
             if not 1 <= min(width, height) <= max(width, height) <= MAX_SIDE:
                 raise DataError(f"{width} x {height} pixels: sides of 1 to {MAX_SIDE} can be re-encoded")
-            return _Reader(data, kind, opened).read()
+            return _Reader(data, kind, opened, convert_profiles).read()
     except DataError:
         raise
     except PIL.UnidentifiedImageError as error:
@@ -144,8 +145,9 @@ def _check_png(data: bytes) -> None:
 class _Reader:
     """One opened picture on its way to pixels; collects the reasons as it goes."""
 
-    def __init__(self, data: bytes, kind: str, opened: PIL.Image.Image) -> None:
+    def __init__(self, data: bytes, kind: str, opened: PIL.Image.Image, convert_profiles: bool) -> None:
         self.data = data
+        self.convert_profiles = convert_profiles
         self.kind = kind
         self.opened: Any = opened
         self.raw_mode = _raw_mode(opened)
@@ -238,7 +240,7 @@ class _Reader:
         )
 
     def _profile(self) -> bytes | None:
-        """The embedded ICC profile when it changes colours; None when it is absent, sRGB, or unusable (noted)."""
+        """The embedded ICC profile to convert by; None when it is absent, sRGB, unusable or kept (both noted)."""
         profile = self.opened.info.get("icc_profile")
         if not profile:
             return None
@@ -248,6 +250,9 @@ class _Reader:
                 return None
         except ProfileError:
             self.notes.append("unusable ICC profile")
+            return None
+        if mode != "CMYK" and not self.convert_profiles:
+            self.notes.append(PROFILE_NOTE)
             return None
         self.reasons.append("icc profile")
         return profile

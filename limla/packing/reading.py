@@ -15,6 +15,7 @@ from pathlib import Path
 from limla.engines.local import usable_cores
 from limla.errors import DataError
 from limla.packing.pictures import MAX_FILE_BYTES, Picture, read_picture
+from limla.packing.settings import PackSettings
 from limla.packing.splitting import Planned
 
 
@@ -35,11 +36,11 @@ class Prepared:
     source_sha256: str
 
 
-def prepare(source: Path, path: str, max_pixels: int) -> Prepared | Refused:
+def prepare(source: Path, path: str, settings: PackSettings) -> Prepared | Refused:
     """Read and check one file; a file that fails is refused with its reason, whatever is wrong with it."""
     try:
         data = read_regular(source / path)
-        picture = read_picture(data, max_pixels)
+        picture = read_picture(data, settings.max_pixels, settings.profiles == "convert")
     except DataError as error:
         return Refused(path, " ".join(str(error).split()))
     except OSError as error:
@@ -60,7 +61,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def prepare_all(
-    source: Path, planned: Sequence[Planned], max_pixels: int, num_threads: int
+    source: Path, planned: Sequence[Planned], settings: PackSettings, num_threads: int
 ) -> Generator[Prepared | Refused, None, None]:
     """`prepare` for each file, in order; at most 2 · threads + 2 are under way, so memory stays flat.
 
@@ -74,7 +75,7 @@ def prepare_all(
             for one in planned:
                 if len(window) >= 2 * num_threads + 2:
                     yield window.popleft().result()
-                window.append(pool.submit(prepare, source, one.file.path, max_pixels))
+                window.append(pool.submit(prepare, source, one.file.path, settings))
             while window:
                 yield window.popleft().result()
         finally:

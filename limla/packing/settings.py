@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from limla.errors import SettingsError
 
@@ -22,6 +23,9 @@ class PackSettings:
         max_shard_bytes: a tar ends before it would grow beyond this (one larger image still gets its own).
         max_shard_samples: images in a shard at most.
         max_pixels: a picture that declares more is quarantined without being decoded.
+        profiles: what an embedded ICC profile that is not sRGB does to an RGB or gray picture: "keep" leaves the
+            bytes as they are, so every decoder reads the values as sRGB, as all of them do elsewhere; "convert"
+            turns the colours into sRGB, which makes the picture a PNG. CMYK always goes through its profile.
         workers: threads; None means one for each usable core. Does not change the bytes.
     """
 
@@ -32,6 +36,7 @@ class PackSettings:
     max_shard_bytes: int = 256 << 20
     max_shard_samples: int = 1000
     max_pixels: int = MAX_PIXELS
+    profiles: Literal["keep", "convert"] = "keep"
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,6 +56,8 @@ class PackSettings:
             raise SettingsError(
                 f"max pixels is {self.max_pixels}: choose at most {MAX_PIXELS}, Pillow's own limit"
             )
+        if self.profiles not in ("keep", "convert"):
+            raise SettingsError(f"profiles is '{self.profiles}': choose keep or convert")
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"{self.workers} workers: choose at least 1")
 

@@ -157,6 +157,7 @@ def _recorded_settings(found: Discovery, settings: PackSettings) -> dict[str, An
         "max_shard_bytes": settings.max_shard_bytes,
         "max_shard_samples": settings.max_shard_samples,
         "max_pixels": settings.max_pixels,
+        "profiles": settings.profiles,
         "input_id": content_id([files.hexdigest(), sorted(found.stray)]),
     }
 
@@ -202,7 +203,7 @@ def _write(
     with (
         progress.stage("packing", len(planned)) as advance,
         series,
-        closing(prepare_all(source, planned, settings.max_pixels, threads)) as results,
+        closing(prepare_all(source, planned, settings, threads)) as results,
     ):
         for one, result in zip(planned, results, strict=True):
             advance(1)

@@ -17,7 +17,7 @@ from PIL import ImageCms
 
 from limla.codecs.decoding import decode_image
 from limla.errors import DataError
-from limla.packing.pictures import Picture, read_picture
+from limla.packing.pictures import PROFILE_NOTE, Picture, read_picture
 from limla.packing.settings import MAX_PIXELS
 from limla.types import Image
 from tests.conftest import natural_like
@@ -47,8 +47,8 @@ def png(pixels: np.ndarray[Any, Any], colour_type: int, *extra: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def read(data: bytes) -> tuple[Picture, Image]:
-    picture = read_picture(data, MAX_PIXELS)
+def read(data: bytes, convert_profiles: bool = False) -> tuple[Picture, Image]:
+    picture = read_picture(data, MAX_PIXELS, convert_profiles)
     pixels = decode_image(picture.data, picture.extension)
     assert pixels.shape == (picture.height, picture.width, 3)
     assert (picture.data == data) == (not picture.converted)
@@ -241,6 +241,9 @@ def test_profiles() -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 200
     picture, pixels = read(saved(red, "PNG", icc_profile=swapped))
+    assert (picture.converted, picture.notes) == ((), (PROFILE_NOTE,))
+    np.testing.assert_array_equal(pixels, red)
+    picture, pixels = read(saved(red, "PNG", icc_profile=swapped), convert_profiles=True)
     assert picture.converted == ("icc profile",)
     assert np.abs(pixels.astype(int) - (0, 0, 200)).max() <= 2
 
