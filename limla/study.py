@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -229,7 +230,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     for name in ("data_dir", "output_dir", "raw"):
         if isinstance(settings.get(name), str):
-            settings[name] = path.parent / Path(settings[name]).expanduser()
+            # "../out" beside "tools/study.toml" is shown as "out"
+            settings[name] = Path(os.path.normpath(path.parent / Path(settings[name]).expanduser()))
     return settings
 
 

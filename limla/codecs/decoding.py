@@ -14,14 +14,14 @@ from limla.errors import DataError
 from limla.types import Image
 
 _FORMATS = {"png": "PNG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
-# what Pillow's readers raise for damage differs by format and by the byte that is hit
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     LookupError,
     ArithmeticError,
+    AttributeError,
     RuntimeError,
     MemoryError,
     EOFError,
@@ -29,6 +29,7 @@ _DAMAGE = (
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
+"""What Pillow's readers raise for damage: it differs by format and by the byte that is hit; found by fuzzing."""
 
 
 def decode_image(data: bytes | memoryview, extension: str) -> Image:
@@ -46,5 +47,5 @@ def decode_image(data: bytes | memoryview, extension: str) -> Image:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=[_FORMATS[extension]]) as picture:
             return np.array(picture.convert("RGB"))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(f"not a decodable {_FORMATS[extension]} image: {error}") from error

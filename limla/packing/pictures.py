@@ -17,6 +17,7 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
+from limla.codecs.decoding import DAMAGE
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError
 from limla.packing.colour import ProfileError, is_srgb, to_srgb
@@ -34,22 +35,6 @@ _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 # TIFF: none, LZW, deflate (both numbers), PackBits
 _TIFF_COMPRESSIONS = (1, 5, 8, 32946, 32773)
 _KEPT_RAW_MODES = {"png": ("L", "RGB"), "bmp": ("BGR",), "tiff": ("L", "RGB")}
-# what Pillow's readers raise for damage differs by format and by the byte that is hit; found by fuzzing
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    PIL.Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
