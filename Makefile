@@ -60,7 +60,9 @@ report: $(VENV)/.installed  ## ARGS="results --output report.html": limla report
 
 bench: $(VENV)/.installed  ## RAW=folder of photos: throughput side by side, JSON in benchmarks/results
 	@test -n "$(RAW)" || { echo "name a folder of photos: make bench RAW=path/to/folder" >&2; exit 2; }
-	for name in reencode load attacks; do $(BIN)/python benchmarks/$$name.py --photos "$(RAW)" || exit 1; done
+	$(BIN)/python benchmarks/reencode.py --photos "$(RAW)"
+	$(BIN)/python benchmarks/load.py "$(RAW)"
+	$(BIN)/python benchmarks/attacks.py --output benchmarks/results/attacks.json
 
 clean:  ## remove the environment and the demo
 	rm -rf $(VENV) demo

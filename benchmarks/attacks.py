@@ -12,10 +12,7 @@ Both attack the same images from the same seed; the adversarial images are compa
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +21,7 @@ import time
 from pathlib import Path
 
 import click
+from machine import describe_machine
 
 EPS, STEPS, ALPHA, SEED = 8 / 255, 10, 2 / 255, 0
 SIDES = ("plain", "limla")
@@ -151,20 +149,6 @@ def _measure(name: str, batch_size: int, image_size: int, rounds: int) -> dict:
     return found
 
 
-def _machine() -> dict:
-    from limla.manifest import library_versions
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": library_versions(["torch", "torchvision", "torchattacks"]),
-    }
-
-
 @click.command()
 @click.option("--model", "models", multiple=True, default=("mobilenet_v2",), show_default=True)
 @click.option("--batch-size", default=32, show_default=True)
@@ -181,8 +165,7 @@ def main(models, batch_size, image_size, rounds, output, serve, folder) -> None:
     found = {
         "what": "FGSM and PGD-10 on the CPU: limla against plain torchattacks on the eager model",
         "command": "python benchmarks/attacks.py " + " ".join(sys.argv[1:]),
-        "date": datetime.date.today().isoformat(),
-        "machine": _machine(),
+        "machine": describe_machine(),
         "results": [_measure(name, batch_size, image_size, rounds) for name in models],
     }
     text = json.dumps(found, indent=2) + "\n"

@@ -161,7 +161,41 @@ def main() -> None:
 
 
 def _throughput() -> list[str]:
-    return []
+    reencode, load, attacks = _load("reencode"), _load("load"), _load("attacks")
+    loaded = [
+        [name, f"{row['images_per_s']:.0f}", f"{row['speed over decode-only limit']:.2f}"]
+        for name, row in load["rows"].items()
+    ]
+    attacked = [
+        [
+            f"{result['model']}, {attack.upper()}",
+            f"{result[attack]['images_per_s']['plain']:.1f}",
+            f"{result[attack]['images_per_s']['limla']:.1f}",
+            f"{result[attack]['speed_ratio_median']:.2f}",
+            f"{min(result[attack]['speed_ratios']):.2f} to {max(result[attack]['speed_ratios']):.2f}",
+            f"{100 * result[attack]['fraction_of_values_equal_within_1e-5']:.2f}%",
+        ]
+        for result in attacks["results"]
+        for attack in ("fgsm", "pgd")
+    ]
+    ratios = reencode["ratios"]
+    return [
+        "## Throughput",
+        "Every comparison is of one interleaved run (A B A B …); the machine is shared, so the ratios count.",
+        f"### Re-encoding\n\n```\n{reencode['command']}\n```",
+        f"{reencode['what']}: {reencode['reencode_images_per_s']:.0f} images/s against the codec alone at "
+        f"{reencode['limit_images_per_s']:.0f}; median ratio **{reencode['ratio_median']:.3f}** "
+        f"(single runs {min(ratios):.2f} to {max(ratios):.2f}); peak memory {reencode['reencode_peak_mb']:.0f} MB; "
+        f"{reencode['num_images']} photos, qualities {', '.join(map(str, reencode['qualities']))}.",
+        f"### Loading to 224 × 224 float32 batches\n\n```\n{load['command']}\n```",
+        _table(["", "images/s", "of the decode-only limit"], loaded),
+        f"### Attacks, MobileNetV2 at 224, CPU\n\n```\n{attacks['command']}\n```",
+        _table(
+            ["", "torchattacks images/s", "limla images/s", "median ratio", "single ratios", "equal pixels"],
+            attacked,
+        ),
+        "*Equal pixels*: share of the adversarial values that agree within 1e-5.",
+    ]
 
 
 if __name__ == "__main__":
