@@ -20,6 +20,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 @click.command(
     "evaluate",
+    short_help="Models × qualities × attacks → rows.",
     cls=LimlaCommand,
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )

@@ -10,7 +10,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 
 
-@click.command("export", cls=LimlaCommand)
+@click.command("export", short_help="Shards → loose files in class folders.", cls=LimlaCommand)
 @click.argument("data_dir", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--variants", help="Which, separated by commas: source,jpeg-q10. [default: all]")

@@ -10,7 +10,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 
 
-@click.command("fetch", cls=LimlaCommand)
+@click.command("fetch", short_help="Download a public dataset.", cls=LimlaCommand)
 @click.argument("name")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--merge", is_flag=True, help="Put official splits together; `limla pack` then splits by class.")

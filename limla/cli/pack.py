@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from limla.packing import PackResult
 
 
-@click.command("pack", cls=LimlaCommand)
+@click.command("pack", short_help="Photos in class folders → source shards.", cls=LimlaCommand)
 @click.argument("folder", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("data_dir", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--train", default=0.8, show_default=True, help="Share of each class for training.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.command("predict", cls=LimlaCommand)
+@click.command("predict", short_help="What a model says of a photo, and at a quality.", cls=LimlaCommand)
 @click.option("--checkpoint", required=True, type=_FILE, help="A best.pt of limla train.")
 @click.argument("photos", nargs=-1, required=True, type=_FILE)
 @click.option("--quality", help="Also ask at these qualities: 10, or 1,10,50-90:10.")

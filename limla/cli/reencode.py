@@ -10,7 +10,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 
 
-@click.command("reencode", cls=LimlaCommand)
+@click.command("reencode", short_help="Source shards → shards at each quality.", cls=LimlaCommand)
 @click.argument("data_dir", type=click.Path(path_type=Path))
 @click.option("--codec", default="jpeg", show_default=True, help="Name of the codec.")
 @click.option(

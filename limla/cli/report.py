@@ -10,7 +10,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 
 
-@click.command("report", cls=LimlaCommand)
+@click.command("report", short_help="Rows → one HTML page and CSV files.", cls=LimlaCommand)
 @click.argument("results_dir", type=click.Path(path_type=Path))
 @click.option(
     "--data-dir",

@@ -14,7 +14,7 @@ from limla.errors import SettingsError
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command("run", cls=LimlaCommand)
+@click.command("run", short_help="All of it: photos → report, in one command.", cls=LimlaCommand)
 @click.argument("study_file", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--raw", type=_FOLDER, help="Folder of photos: class folders, or train/val/test with class folders."

@@ -36,7 +36,7 @@ class _TrainCommand(LimlaCommand):
             formatter.write_dl(rest)
 
 
-@click.command("train", cls=_TrainCommand)
+@click.command("train", short_help="Train a model (also: limla-train).", cls=_TrainCommand)
 @click.option(
     "--data-dir",
     required=True,

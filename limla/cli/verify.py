@@ -10,7 +10,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 
 
-@click.command("verify", cls=LimlaCommand)
+@click.command("verify", short_help="Check shards against their manifests.", cls=LimlaCommand)
 @click.argument("data_dir", type=click.Path(path_type=Path))
 @click.option("--sizes-only", is_flag=True, help="Check presence and size, not the contents.")
 def verify(data_dir: Path, sizes_only: bool) -> None:
