@@ -61,7 +61,9 @@ class PackResult:
     made: bool
 
 
-def pack(source: Path, data_dir: Path, settings: PackSettings, progress: Progress = SILENT) -> PackResult:
+def pack(
+    source: Path, data_dir: Path, settings: PackSettings | None = None, progress: Progress = SILENT
+) -> PackResult:
     """Write `<data_dir>/source` from a folder of photos: class folders, or split folders with class folders.
 
     Equal input and settings give equal bytes, whatever the number of threads or an interruption before; an
@@ -70,6 +72,7 @@ def pack(source: Path, data_dir: Path, settings: PackSettings, progress: Progres
     Raises `DataError` when there is nothing to pack or the layout is unclear, `SettingsError` when the folder was
     made from other photos or with other settings, or another process is at work on it; `OSError` for a full disk.
     """
+    settings = settings or PackSettings()
     _check_apart(source, data_dir)
     found = discover(source)
     planned, warnings = plan(found, settings)
