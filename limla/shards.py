@@ -29,8 +29,8 @@ BLOCK = 512
 MAX_NAME_BYTES = 100
 """The USTAR name field; limla keeps every member name within it, so no prefix or extension header is needed."""
 MAX_KEY_LENGTH = 92
-IMAGE_EXTENSIONS = ("jpg", "png", "bmp", "tif", "webp")
-"""The extensions under which an image member can stand in a shard."""
+COMPANIONS = ("cls", "json")
+"""The members that stand beside the image; the third one, whatever its extension, is the image."""
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _INDEX_VERSION = "v1.2"
 
@@ -228,7 +228,7 @@ def _parse_location(line: str) -> Location:
         words[::4], words[1::4], words[2::4], words[3::4], strict=True
     ):
         members[extension] = (int(offset), int(num_bytes))
-        if extension in IMAGE_EXTENSIONS:
+        if extension not in COMPANIONS:
             key, image_extension = name[: -len(extension) - 1], extension
     if not key:
         raise ValueError(f"no image member in {line[:80]!r}")

@@ -86,7 +86,7 @@ class Study:
     raw: Path | None = None
     codec: str = "jpeg"
     qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
-    subsampling: str = "420"
+    subsampling: str | None = None
     measure: int | Literal["all", "none"] = 256
     models: tuple[str, ...] = ("MobileNetV2",)
     seeds: tuple[int, ...] = (0,)

@@ -18,9 +18,7 @@ from limla.cli.console import ConsoleProgress
 )
 @click.option(
     "--subsampling",
-    default="420",
-    show_default=True,
-    help="Chroma subsampling, 420, 422 or 444: decides the bytes as quality does.",
+    help="Chroma subsampling, 420, 422 or 444: decides the bytes as quality does. [default: 420 for JPEG]",
 )
 @click.option(
     "--measure",
@@ -35,7 +33,7 @@ def reencode(
     data_dir: Path,
     codec: str,
     qualities: str,
-    subsampling: str,
+    subsampling: str | None,
     measure: str,
     seed: int,
     workers: int | None,

@@ -45,7 +45,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, data: bytes | memoryview) -> Image:
-        """Decode to (H, W, 3) uint8 sRGB. Raises `DataError` for damaged data."""
+        """Decode to a new, writable (H, W, 3) uint8 sRGB array. Raises `DataError` for damaged data."""
         ...
 
     def settings(self) -> dict[str, str | int | bool]:

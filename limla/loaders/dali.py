@@ -35,7 +35,7 @@ from limla.loaders.geometry import (
 )
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
 from limla.loaders.source import ShardSource
-from limla.shards import IMAGE_EXTENSIONS, index_path
+from limla.shards import index_path
 from limla.types import Batch
 
 # DALI's operators are made at import; its type stubs describe only part of them
@@ -44,6 +44,8 @@ fn: Any = nvidia.dali.fn
 types: Any = nvidia.dali.types
 
 _READER = "shards"
+_DECODED = ("jpg", "png", "bmp", "tif", "webp")
+"""The extensions that DALI is tested to decode as the other loaders do."""
 _AHEAD = 2
 """Batches in the making while one is used."""
 _HW_DECODER_LOAD = 0.9
@@ -158,7 +160,7 @@ class DaliLoader:
                     name=_READER,
                     paths=tar_paths,
                     index_paths=index_paths,
-                    ext=[";".join(IMAGE_EXTENSIONS), "cls", "json"],
+                    ext=[";".join(_DECODED), "cls", "json"],
                     missing_component_behavior="error",
                     # each pass starts at the first sample again; the repeated ones are cut off
                     pad_last_batch=True,

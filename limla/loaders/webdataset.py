@@ -27,7 +27,7 @@ from limla.loaders.base import LoaderSettings
 from limla.loaders.geometry import check_one_size
 from limla.loaders.order import num_rank_batches, num_rank_samples
 from limla.loaders.source import ShardSource
-from limla.shards import IMAGE_EXTENSIONS
+from limla.shards import COMPANIONS
 from limla.types import Batch
 
 # webdataset fills its namespaces at import, which no type checker can follow
@@ -145,7 +145,7 @@ class _Batches(IterableDataset[Any]):
         try:
             key = str(json.loads(sample["json"])["key"])
             label = int(sample["cls"])
-            data = next(sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample)
+            data = next(sample[name] for name in sample if name not in COMPANIONS and not name.startswith("__"))
         except (KeyError, ValueError, StopIteration) as error:
             raise DataError(f"{where}: json, cls or image member missing or damaged; make it again") from error
         if not 0 <= label < self._num_classes:

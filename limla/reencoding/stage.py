@@ -33,7 +33,7 @@ class ReencodeSettings:
     Attributes:
         codec: a name of the codec catalogue.
         qualities: on the codec's scale; at least one.
-        subsampling: chroma subsampling, pinned and recorded.
+        subsampling: chroma subsampling, pinned and recorded; None leaves it to the codec (JPEG: 4:2:0).
         measure: of how many images PSNR and SSIM are measured: a number, "all" or "none". The images are
             drawn by `seed` from all splits and are the same at every quality.
         seed: of that draw.
@@ -43,7 +43,7 @@ class ReencodeSettings:
 
     codec: str = "jpeg"
     qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
-    subsampling: str = "420"
+    subsampling: str | None = None
     measure: int | Literal["all", "none"] = 256
     seed: int = 0
     workers: int | None = None
@@ -64,7 +64,8 @@ class ReencodeSettings:
 
     def build_codec(self) -> Codec:
         """The codec with its pinned knobs."""
-        return build_codec(self.codec, subsampling=self.subsampling)
+        knobs = {} if self.subsampling is None else {"subsampling": self.subsampling}
+        return build_codec(self.codec, **knobs)
 
 
 @dataclass(frozen=True)
