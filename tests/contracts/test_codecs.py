@@ -48,6 +48,7 @@ def test_shape_and_dtype_survive(codec: Codec, shape: tuple[int, int]) -> None:
         assert type(data) is bytes
         decoded = codec.decode(data)
         assert decoded.shape == (*shape, 3)
+        assert decoded.flags.writeable
         assert decoded.dtype == np.uint8
         assert np.array_equal(codec.decode(memoryview(data)), decoded)
 
