@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -26,11 +26,14 @@ COMMANDS = {
 """Command name → "module:attribute", in the order of the work."""
 
 
-_GO_ON = "what is complete was kept: run this command again to go on"
-
-
 class LimlaCommand(click.Command):
-    """A command whose user errors are one line and exit code 2, and whose interruption says how to go on."""
+    """A command whose user errors are one line and exit code 2, and whose interruption says how to go on.
+
+    Attributes:
+        go_on: what to do after an interruption or a full disk.
+    """
+
+    go_on: ClassVar[str] = "what is complete was kept: run this command again to go on"
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn the errors a user can mend into one line."""
@@ -44,9 +47,9 @@ class LimlaCommand(click.Command):
             raise _UserMistake(f"{error.filename}: permission denied; check its owner and mode") from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise _OperatingSystemFailed(f"{where}{error.strerror or error}; {_GO_ON}") from error
+            raise _OperatingSystemFailed(f"{where}{error.strerror or error}; {self.go_on}") from error
         except KeyboardInterrupt as error:
-            raise _Interrupted(f"interrupted; {_GO_ON}") from error
+            raise _Interrupted(f"interrupted; {self.go_on}") from error
 
 
 class _OneLine(click.ClickException):

@@ -14,12 +14,19 @@ if TYPE_CHECKING:
     from limla.packing import PackResult
 
 
-@click.command("pack", short_help="Photos in class folders → source shards.", cls=LimlaCommand)
+class _PackCommand(LimlaCommand):
+    go_on = "run this command again: it packs from the start"
+
+
+@click.command("pack", short_help="Photos in class folders → source shards.", cls=_PackCommand)
 @click.argument("folder", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("data_dir", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--train", default=0.8, show_default=True, help="Share of each class for training.")
 @click.option("--val", default=0.1, show_default=True, help="Share of each class for validation.")
 @click.option("--test", default=0.1, show_default=True, help="Share of each class for the test.")
+@click.option(
+    "--val-from-train", default=0.0, help="Share of train to make val: for IN/train and IN/test only."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the split and the order.")
 @click.option("--shard-mb", default=256.0, show_default=True, help="Size of a shard at most, in MiB.")
 @click.option("--shard-images", default=1000, show_default=True, help="Images in a shard at most.")
@@ -38,6 +45,7 @@ def pack(
     train: float,
     val: float,
     test: float,
+    val_from_train: float,
     seed: int,
     shard_mb: float,
     shard_images: int,
@@ -62,6 +70,7 @@ def pack(
         train=train,
         val=val,
         test=test,
+        val_from_train=val_from_train,
         max_shard_bytes=max(1, round(shard_mb * (1 << 20))),
         max_shard_samples=shard_images,
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
@@ -81,9 +90,6 @@ def _show(result: PackResult) -> None:
         f"{result.folder}: {result.packed} images of {len(manifest.class_names)} classes ({splits}), "
         f"{len(manifest.shards)} shards, {num_bytes / 1e6:.1f} MB"
     )
-    click.echo(f"found {result.found} = packed {result.packed} + quarantined {result.quarantined}")
-    if result.quarantined:
-        click.echo(f"quarantined, with reasons: {result.quarantine}")
     if result.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
         click.echo(f"skipped {sum(result.skipped.values())}: {reasons}")

@@ -25,7 +25,7 @@ _SHOWN = 6
 
 
 class Audit:
-    """Counts while packing; memory grows with the number of classes, and 40 bytes per image for duplicates."""
+    """Counts while packing; memory grows with the number of classes, and about 160 bytes per image for duplicates."""
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         self._class_names = class_names

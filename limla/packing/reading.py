@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from limla.engines.local import usable_cores
 from limla.errors import DataError
 from limla.packing.pictures import MAX_FILE_BYTES, Picture, read_picture
 from limla.packing.settings import PackSettings
@@ -80,8 +79,3 @@ def prepare_all(
                 yield window.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def usable_threads() -> int:
-    """One thread for each core this process may use."""
-    return usable_cores()

@@ -20,6 +20,8 @@ class PackSettings:
     Attributes:
         seed: of the split and of the order in the shards.
         train, val, test: shares of every class, from 0 to 1, together 1; unused for a folder that is split already.
+        val_from_train: for a folder that is split already and has no val: the share of each class's training
+            images that becomes val, below 1; 0 moves none.
         max_shard_bytes: a tar ends before it would grow beyond this (one larger image still gets its own).
         max_shard_samples: images in a shard at most.
         max_pixels: a picture that declares more is quarantined without being decoded.
@@ -33,6 +35,7 @@ class PackSettings:
     train: float = 0.8
     val: float = 0.1
     test: float = 0.1
+    val_from_train: float = 0.0
     max_shard_bytes: int = 256 << 20
     max_shard_samples: int = 1000
     max_pixels: int = MAX_PIXELS
@@ -49,6 +52,8 @@ class PackSettings:
                 f"the fractions train {self.train} + val {self.val} + test {self.test} make {total:g}: "
                 "choose fractions that sum to 1"
             )
+        if not 0 <= self.val_from_train < 1:
+            raise SettingsError(f"val from train is {self.val_from_train}: choose a share from 0, below 1")
         for name in ("max_shard_bytes", "max_shard_samples", "max_pixels"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.replace('_', ' ')} is {getattr(self, name)}: choose at least 1")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from limla.errors import SettingsError
 from limla.manifest import SPLITS
 from limla.packing.discovery import Discovery, SourceFile
 from limla.packing.settings import PackSettings
@@ -44,7 +45,10 @@ def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[
 
     Within a class, files are ranked by SHA-256 of (seed, class, path inside the class) and cut by the fractions, so
     other classes may come and go without moving an image.
+
+    Raises `SettingsError` when val is to come from a train folder and there is none, or there is a val folder.
     """
+    _check_val_from_train(found, settings)
     by_class: dict[str, list[SourceFile]] = defaultdict(list)
     for file in found.files:
         by_class[file.class_name].append(file)
@@ -62,8 +66,8 @@ def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[
                 split for split, share in settings.fractions().items() if share > 0 and not counts[split]
             ]
         else:
-            splits = [file.split for _, _, file in ranked]
-            missing = [split for split in found.splits if split not in splits]
+            splits = _given_splits([file.split for _, _, file in ranked], settings.val_from_train)
+            missing = [split for split in planned_splits(found, settings) if split not in splits]
         if missing:
             plural = "image" if len(files) == 1 else "images"
             warnings.append(
@@ -73,6 +77,38 @@ def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[
             planned.append(Planned(file, keys[path], label, split, rank))
     planned.sort(key=lambda one: (SPLITS.index(one.split), one.rank, one.key))
     return planned, warnings
+
+
+def planned_splits(found: Discovery, settings: PackSettings) -> tuple[str, ...]:
+    """The splits that are meant to hold images."""
+    if found.layout == "class folders":
+        return tuple(split for split, share in settings.fractions().items() if share > 0)
+    return tuple(
+        split for split in SPLITS if split in found.splits or (split == "val" and settings.val_from_train > 0)
+    )
+
+
+def _check_val_from_train(found: Discovery, settings: PackSettings) -> None:
+    if settings.val_from_train == 0:
+        return
+    if found.layout == "class folders":
+        raise SettingsError(
+            "val from train is for photos in train/ and test/ folders, and these are in plain class folders: "
+            "choose the shares of train, val and test instead"
+        )
+    if "val" in found.splits or "train" not in found.splits:
+        there = ", ".join(found.splits)
+        raise SettingsError(
+            f"val from train needs a train folder and no val folder, and there are {there}: leave it out"
+        )
+
+
+def _given_splits(splits: list[str], val_from_train: float) -> list[str]:
+    """The splits that ranked files of one class lie in, the last of the training files made val."""
+    ranks = [number for number, split in enumerate(splits) if split == "train"]
+    num_moved = split_counts(len(ranks), {"train": 1 - val_from_train, "val": val_from_train})["val"]
+    moved = set(ranks[len(ranks) - num_moved :])
+    return ["val" if number in moved else split for number, split in enumerate(splits)]
 
 
 def _rank(seed: int, file: SourceFile) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limla.engines.local import usable_cores
 from limla.errors import DataError, SettingsError
 from limla.files import canonical_json, content_id, exclusive, remove_unfinished, write_bytes
 from limla.manifest import (
@@ -24,9 +25,9 @@ from limla.manifest import (
 )
 from limla.packing.audit import Audit
 from limla.packing.discovery import Discovery, discover, printable
-from limla.packing.reading import Refused, prepare_all, usable_threads
+from limla.packing.reading import Refused, prepare_all
 from limla.packing.settings import PackSettings
-from limla.packing.splitting import Planned, plan
+from limla.packing.splitting import Planned, plan, planned_splits
 from limla.packing.writing import ShardSeries
 from limla.progress import SILENT, Progress
 from limla.shards import index_path
@@ -76,7 +77,7 @@ def pack(
     _check_apart(source, data_dir)
     found = discover(source)
     planned, warnings = plan(found, settings)
-    warnings = [*_layout_warnings(source, found), *warnings]
+    warnings = [*_layout_warnings(source, found, planned_splits(found, settings)), *warnings]
     recorded = _recorded_settings(found, settings)
     folder = data_dir / SOURCE
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def pack(
         existing = _existing(folder, recorded, progress)
         if existing:
             progress.say(f"nothing to do: {folder} is complete")
-            return _result(existing, folder, made=False)
+            return _told(_result(existing, folder, made=False), progress)
         for warning in warnings:
             progress.say(f"warning: {warning}")
         (folder / FILE_NAME).unlink(missing_ok=True)
@@ -95,7 +96,15 @@ def pack(
             remove_unfinished(folder)
     for warning in manifest.summary["audit"]["warnings"][len(warnings) :]:
         progress.say(f"warning: {warning}")
-    return _result(manifest, folder, made=True)
+    return _told(_result(manifest, folder, made=True), progress)
+
+
+def _told(result: PackResult, progress: Progress) -> PackResult:
+    """Say whether every photo was packed: whoever calls `pack`, files are never left out in silence."""
+    progress.say(f"found {result.found} = packed {result.packed} + quarantined {result.quarantined}")
+    if result.quarantined:
+        progress.say(f"quarantined, with reasons: {result.quarantine}")
+    return result
 
 
 def _check_apart(source: Path, data_dir: Path) -> None:
@@ -111,12 +120,13 @@ def _check_apart(source: Path, data_dir: Path) -> None:
         raise SettingsError(f"{data_dir} is a file: choose a folder for the shards")
 
 
-def _layout_warnings(source: Path, found: Discovery) -> list[str]:
+def _layout_warnings(source: Path, found: Discovery, splits: tuple[str, ...]) -> list[str]:
     warnings: list[str] = []
     if found.layout == "split folders":
-        missing = [split for split in SPLITS if split not in found.splits]
+        missing = [split for split in SPLITS if split not in splits]
         if missing:
-            warnings.append(f"{source} is split already and has no {' and no '.join(missing)} folder")
+            remedy = "; --val-from-train 0.1 takes val from train" if missing == ["val"] else ""
+            warnings.append(f"{source} is split already and has no {' and no '.join(missing)} folder{remedy}")
     if found.unreadable:
         what = _count(len(found.unreadable), "folder")
         warnings.append(
@@ -157,6 +167,7 @@ def _recorded_settings(found: Discovery, settings: PackSettings) -> dict[str, An
         "layout": found.layout,
         "seed": settings.seed,
         **{split: None if as_given else share for split, share in settings.fractions().items()},
+        **({"val_from_train": settings.val_from_train} if settings.val_from_train else {}),
         "max_shard_bytes": settings.max_shard_bytes,
         "max_shard_samples": settings.max_shard_samples,
         "max_pixels": settings.max_pixels,
@@ -202,7 +213,7 @@ def _write(
     series = ShardSeries(folder, settings.max_shard_bytes, settings.max_shard_samples)
     refused = [Refused(path, "not inside a class folder") for path in found.stray]
     packed: Counter[int] = Counter()
-    threads = settings.workers or usable_threads()
+    threads = settings.workers or usable_cores()
     with (
         progress.stage("packing", len(planned)) as advance,
         series,

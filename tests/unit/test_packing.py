@@ -168,6 +168,55 @@ def test_a_split_folder_is_kept_as_it_is(tmp_path: Path) -> None:
     assert "'dog' has 3 images and none of them in val" in text
 
 
+def test_val_can_be_taken_from_train(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for number in range(10):
+        photo(raw / "train" / "cat" / f"{number}.jpg", number)
+    for number in range(4):
+        photo(raw / "train" / "dog" / f"{number}.jpg", 10 + number)
+    photo(raw / "test" / "cat" / "0.jpg", 20)
+    said = Said()
+    plain = pack(raw, tmp_path / "plain", progress=said)
+    assert any("no val folder; --val-from-train 0.1 takes val from train" in line for line in said.lines)
+    assert "val_from_train" not in plain.manifest.settings
+    done = type_in("pack", raw, tmp_path / "out", "--val-from-train", "0.2")
+    assert done.exit_code == 0, done.output
+    assert "no val folder" not in done.output
+    manifest = read_manifest(tmp_path / "out" / "source")
+    assert {split: manifest.num_samples(split) for split in manifest.splits()} == {
+        "train": 11,
+        "val": 3,
+        "test": 1,
+    }
+    assert manifest.settings["val_from_train"] == 0.2
+    val = {key for key, (split, _, _) in samples(tmp_path / "out" / "source").items() if split == "val"}
+    (raw / "train" / "emu").mkdir()
+    photo(raw / "train" / "emu" / "0.jpg", 30)
+    again = pack(raw, tmp_path / "again", PackSettings(val_from_train=0.2))
+    val_again = {key for key, (split, _, _) in samples(again.folder).items() if split == "val"}
+    assert val_again == val, "another class moves no image"
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("cat", "dog"), "plain class folders: choose the shares"),
+        (("train/cat", "val/cat"), "there are train, val: leave it out"),
+        (("test/cat",), "there are test: leave it out"),
+    ],
+)
+def test_val_from_train_is_refused_where_it_means_nothing(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    for folder in folders:
+        photo(tmp_path / "raw" / folder / "0.jpg")
+    with pytest.raises(SettingsError, match=message):
+        pack(tmp_path / "raw", tmp_path / "out", PackSettings(val_from_train=0.1))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SettingsError, match="choose a share from 0, below 1"):
+        PackSettings(val_from_train=1.0)
+
+
 def test_splits_and_classes_side_by_side_are_refused(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for name in ("train/cat", "test/cat", "extra"):
@@ -267,8 +316,8 @@ def test_the_command_on_an_awful_folder(tmp_path: Path) -> None:
     awful(tmp_path / "raw")
     done = type_in("pack", tmp_path / "raw", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    assert "found 30 = packed 22 + quarantined 8" in done.stdout
-    assert "quarantine.jsonl" in done.stdout
+    assert done.output.count("found 30 = packed 22 + quarantined 8") == 1
+    assert done.output.count("quarantine.jsonl") == 1
     assert ".txt file 1" in done.stdout
 
 
@@ -336,7 +385,10 @@ def test_a_second_run_does_nothing_and_another_is_refused(photo_folder: Path, tm
     before = contents(out / "source")
     said = Said()
     assert not pack(raw, out, PackSettings(), said).made
-    assert said.lines == [f"nothing to do: {out / 'source'} is complete"]
+    assert said.lines == [
+        f"nothing to do: {out / 'source'} is complete",
+        "found 24 = packed 24 + quarantined 0",
+    ]
     with pytest.raises(SettingsError, match="seed: 0 there, 1 asked for"):
         pack(raw, out, PackSettings(seed=1))
     photo(raw / "cat" / "new.jpg")
@@ -425,7 +477,7 @@ def test_a_full_disk_leaves_nothing_half_written(many_photos: Path, tmp_path: Pa
     process = run_pack(many_photos, tmp_path / "set", preexec_fn=limit)
     _, error = process.communicate()
     assert process.returncode == 1
-    assert b"run this command again" in error
+    assert b"run this command again: it packs from the start" in error
     assert b"Traceback" not in error
     assert not list((tmp_path / "set" / "source").iterdir())
     last = run_pack(many_photos, tmp_path / "set")
