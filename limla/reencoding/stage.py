@@ -88,8 +88,9 @@ def reencode(
 ) -> ReencodeResult:
     """Make `<data_dir>/<codec>-q<quality>` of `<data_dir>/source` for each quality that is not complete yet.
 
-    Same keys in the same order, one EncodingRow per image. Goes on where an interrupted run stopped; the bytes
-    do not depend on interruptions, on the number of workers, or on which qualities are made together.
+    Same keys in the same order, one EncodingRow per image. Goes on where an interrupted run stopped, and makes
+    again what a finished folder lost (files are judged by presence, size and index; `limla verify` reads all);
+    the bytes do not depend on interruptions, on the number of workers, or on which qualities are made together.
 
     Raises `DataError` for missing or damaged source shards, `SettingsError` when a folder was made with other
     settings or another process is at work on `data_dir`, `OSError` when the disk is full.
@@ -100,7 +101,7 @@ def reencode(
         verify_shards(data_dir / SOURCE, source, split, contents=False)
     with exclusive(data_dir / LOCK, "limla reencode"):
         variants = _variants(data_dir, settings, source)
-        pending = [variant for variant in variants if not variant.is_complete()]
+        pending = [variant for variant in variants if not _is_complete(variant, progress)]
         for variant in variants:
             if variant not in pending:
                 variant.tidy()
@@ -124,6 +125,18 @@ def reencode(
         made=tuple(variant.folder.name for variant in pending),
         num_images=source.num_samples(),
     )
+
+
+def _is_complete(variant: Variant, progress: Progress) -> bool:
+    """Whether nothing is to be done; a finished folder that lost files is made to lack just those."""
+    if not variant.is_complete():
+        return False
+    damage = variant.damage()
+    if not damage:
+        return True
+    progress.say(f"{variant.folder}: missing or damaged, made again: {damage}")
+    variant.reopen()
+    return False
 
 
 def _variants(data_dir: Path, settings: ReencodeSettings, source: Manifest) -> list[Variant]:

@@ -3,12 +3,14 @@
 An unfinished folder holds `settings.json`, written first, and for every finished shard
 `<split>-<nnnnnn>.part.json`, written after its tar and index: its presence means they are whole. When all
 parts are there they become `encoding.parquet`, then `manifest.json` appears and the parts go.
+A finished folder that lost files becomes an unfinished one again, with the parts of the shards that are whole.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +20,10 @@ import pyarrow.parquet as pq
 
 from limla.errors import DataError, SettingsError
 from limla.files import atomic_open, canonical_json, remove_unfinished, write_bytes, write_json
-from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shards
+from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shard
 from limla.metrics import rate_bpp
 from limla.results import ENCODING_SCHEMA
-from limla.shards import ShardEntry, index_path
+from limla.shards import ShardEntry, index_path, read_index
 
 SETTINGS = "settings.json"
 ENCODING = "encoding.parquet"
@@ -61,13 +63,10 @@ class Variant:
     def is_complete(self) -> bool:
         """Whether the folder is finished; checks that it was made, or begun, with these settings.
 
-        Raises `SettingsError` naming the setting that differs, `DataError` when a finished folder has lost a tar.
+        Raises `SettingsError` naming the setting that differs.
         """
         if (self.folder / FILE_NAME).exists():
-            manifest = read_manifest(self.folder)
-            self._check(manifest.settings)
-            for split in manifest.splits():
-                verify_shards(self.folder, manifest, split, contents=False)
+            self._check(read_manifest(self.folder).settings)
             return True
         remove_unfinished(self.folder)
         if (self.folder / SETTINGS).exists():
@@ -79,6 +78,56 @@ class Variant:
                 f"{self.folder}: not empty, and not begun by limla; choose another data folder, or remove this one"
             )
         return False
+
+    def damage(self) -> str:
+        """What is missing or has another size than a finished folder's manifest says; "" when all is well."""
+        manifest = read_manifest(self.folder)
+        damaged = [shard.name for shard in manifest.shards if not self._is_whole(shard)]
+        try:
+            rows = pq.read_metadata(self.folder / ENCODING).num_rows
+        except (OSError, pa.ArrowException):
+            rows = -1
+        if rows != manifest.num_samples():
+            damaged.append(ENCODING)
+        return ", ".join(damaged)
+
+    def reopen(self) -> None:
+        """Make a finished folder an unfinished one that lacks what is damaged, so that only that is made again.
+
+        Raises `SettingsError` when other library versions made it, whose bytes may differ.
+        """
+        manifest = read_manifest(self.folder)
+        check_settings(self.folder, manifest.versions, self.versions)
+        write_json(self.folder / SETTINGS, {"settings": manifest.settings, "versions": manifest.versions})
+        for shard, costs in zip(manifest.shards, self._costs(manifest), strict=True):
+            tar = self.folder / shard.name
+            if costs is not None and self._is_whole(shard):
+                write_part(tar, shard, costs)
+            else:
+                part_path(tar).unlink(missing_ok=True)
+        (self.folder / FILE_NAME).unlink()  # last: until here the folder is a finished one
+
+    def _is_whole(self, shard: ShardEntry) -> bool:
+        try:
+            verify_shard(self.folder, shard, contents=False)
+            return len(read_index(self.folder / shard.name)) == shard.num_samples
+        except DataError:
+            return False
+
+    def _costs(self, manifest: Manifest) -> Iterator[list[Cost] | None]:
+        """The rows of each shard in a finished folder's `encoding.parquet`; None where they cannot be read."""
+        try:
+            file = pq.ParquetFile(self.folder / ENCODING)
+        except (OSError, pa.ArrowException):
+            yield from (None for _ in manifest.shards)
+            return
+        with file:
+            for number, shard in enumerate(manifest.shards):
+                try:
+                    rows = file.read_row_group(number, columns=list(Cost._fields)).to_pylist()
+                except (OSError, IndexError, pa.ArrowException):
+                    rows = []
+                yield [Cost(**row) for row in rows] if len(rows) == shard.num_samples else None
 
     def _read_begun(self) -> dict[str, Any]:
         path = self.folder / SETTINGS

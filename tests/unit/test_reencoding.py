@@ -314,11 +314,46 @@ def test_leftovers_of_a_run_killed_at_its_very_end_are_cleared(fresh: Path, refe
     assert hashes(fresh) == hashes(reference)
 
 
-def test_a_finished_folder_that_lost_a_tar_is_an_error(fresh: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "num_remade"),
+    [
+        ("val-000000.tar", None, 1),
+        ("val-000000.tar", b"short", 1),
+        ("train-000001.idx", None, 1),
+        ("train-000001.idx", b"v1.2 1\n", 1),
+        ("encoding.parquet", None, 4),
+        ("encoding.parquet", b"PAR1", 4),
+    ],
+)
+def test_what_a_finished_folder_lost_is_made_again(
+    fresh: Path, reference: Path, name: str, content: bytes | None, num_remade: int
+) -> None:
     reencode(fresh, SETTINGS)
-    (fresh / "jpeg-q10" / "val-000000.tar").unlink()
-    with pytest.raises(DataError, match=r"val-000000\.tar: missing"):
+    tars = {path: path.stat().st_mtime_ns for path in fresh.glob("jpeg-*/*.tar")}
+    assert len(tars) == 3 * 4
+    damaged = fresh / "jpeg-q10" / name
+    damaged.unlink()
+    if content is not None:
+        damaged.write_bytes(content)
+    progress = Recorder()
+    assert reencode(fresh, SETTINGS, progress).made == ("jpeg-q10",)
+    lost = name.replace(".idx", ".tar")
+    assert progress.lines == [f"{fresh / 'jpeg-q10'}: missing or damaged, made again: {lost}"]
+    assert hashes(fresh) == hashes(reference)
+    assert sum(path.stat().st_mtime_ns != time for path, time in tars.items()) == num_remade
+    assert reencode(fresh, SETTINGS).made == ()
+
+
+def test_a_damaged_folder_of_other_library_versions_is_refused_and_kept(fresh: Path) -> None:
+    reencode(fresh, SETTINGS)
+    path = fresh / "jpeg-q10" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**manifest, "versions": {**manifest["versions"], "codec": "older"}}))
+    (fresh / "jpeg-q10" / "val-000000.idx").unlink()
+    before = hashes(fresh)
+    with pytest.raises(SettingsError, match="codec: 'older' there"):
         reencode(fresh, SETTINGS)
+    assert hashes(fresh) == before
 
 
 def test_a_damaged_sample_is_named_and_what_is_complete_is_kept(
