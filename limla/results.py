@@ -29,7 +29,8 @@ class EncodingRow:
         split: "train", "val" or "test".
         codec, quality: "source" and None for the originals.
         height, width: pixels.
-        num_bytes: size of the encoded image, headers included.
+        num_bytes: size of the encoded image, headers included; "source" rows count the file as it came, though a
+            converted picture is stored as PNG.
         rate_bpp: 8 · num_bytes / (height · width).
         psnr_db, ssim: against the decoded source image; None where not measured.
     """

@@ -67,10 +67,11 @@ class ShardSeries:
         assert self._writer is not None
         self._writer.add(planned.key, members)
         self.num_samples += 1
-        stored = len(picture.data)
-        rate = rate_bpp(stored, picture.height, picture.width)
+        # what the original costs: a converted picture's PNG is our own choice, and several times as large
+        cost = prepared.source_num_bytes
+        rate = rate_bpp(cost, picture.height, picture.width)
         self._rows.append(
-            EncodingRow(planned.key, planned.split, SOURCE, None, picture.height, picture.width, stored, rate)
+            EncodingRow(planned.key, planned.split, SOURCE, None, picture.height, picture.width, cost, rate)
         )
 
     def _is_full(self, split: str, num_bytes: int) -> bool:

@@ -111,6 +111,23 @@ def test_every_photo_arrives_once_and_untouched(photo_folder: Path, tmp_path: Pa
     assert quarantined(result) == {}
 
 
+def test_the_rate_of_the_originals_counts_the_files_as_they_came(tmp_path: Path) -> None:
+    """A turned JPEG is stored as PNG, several times as large: that is our choice, not what the photo cost."""
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6
+    photo(tmp_path / "raw" / "cat" / "turned.jpg", 1, exif=turned)
+    photo(tmp_path / "raw" / "cat" / "plain.jpg", 2)
+    result = pack(tmp_path / "raw", tmp_path / "out", PackSettings())
+    assert result.manifest.summary["audit"]["all"]["converted"] == {"orientation": 1}
+    _, sample, image = samples(result.folder)["cat/turned"]
+    rows = {row["key"]: row for row in read_encodings(tmp_path / "out", ["source"]).to_pylist()}
+    num_bytes = (tmp_path / "raw" / "cat" / "turned.jpg").stat().st_size
+    assert sample.metadata["num_bytes"] == len(image) > num_bytes
+    row = rows["cat/turned"]
+    assert row["num_bytes"] == sample.metadata["source_num_bytes"] == num_bytes
+    assert row["rate_bpp"] == 8 * num_bytes / (row["height"] * row["width"])
+
+
 def test_equal_input_gives_equal_bytes(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
