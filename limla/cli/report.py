@@ -30,7 +30,8 @@ from limla.cli.console import ConsoleProgress
 def report(results_dir: Path, data_dirs: tuple[Path, ...], output: Path) -> None:
     """Report RESULTS_DIR, a folder that 'limla evaluate' or 'limla run' wrote, as one HTML file and CSV.
 
-    The page needs no network: figures and pictures are inside it. Every number has its 95% interval.
+    The page needs no network: figures and pictures are inside it. Accuracies, attack success
+    rates and the other scores of a model have 95% intervals; rate, PSNR and SSIM are means without one.
     """
     from limla.reporting import report as write
 

@@ -22,14 +22,17 @@ Variant = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class EncodingSummary:
-    """Rate and distortion of one variant's images in one split.
+    """Rate of one variant's images in one split, and distortion over those measured in any split.
+
+    Which images are measured (`limla reencode --measure 256`) is drawn over all splits; few of them may lie in the
+    one evaluated, and what a quality does to the pixels does not depend on the split.
 
     Attributes:
         num_images: images the rate is taken over: all of the split.
         mean_num_bytes: mean file size.
         mean_rate_bpp, median_rate_bpp, low_rate_bpp, high_rate_bpp: of the images' bits per pixel; low and high
             are the 5th and 95th percentile.
-        num_measured: images with a measured PSNR.
+        num_measured: images of all splits with a measured PSNR.
         num_identical: of these, images with infinite PSNR (no pixel differs).
         mean_psnr_db, median_psnr_db: over the measured images of finite PSNR; None when there is none.
         mean_ssim, median_ssim: over the images with a measured SSIM; None when there is none.
@@ -70,11 +73,10 @@ class DataFolder:
         return next(iter(self.manifests.values()))
 
     def summary(self, variant: Variant, split: str) -> EncodingSummary | None:
-        """Rate and distortion of a variant over a split; None when the variant has no rows of it."""
+        """Rate of a variant over a split, distortion over all; None when the variant has no rows of the split."""
         if (variant, split) not in self._summaries:
             table = self.encodings.get(variant)
-            rows = table.filter(pc.field("split") == split) if table is not None else None
-            self._summaries[variant, split] = summarise(rows) if rows is not None and rows.num_rows else None
+            self._summaries[variant, split] = None if table is None else summarise(table, split)
         return self._summaries[variant, split]
 
 
@@ -118,9 +120,12 @@ def _read_encoding(path: Path) -> pa.Table:
     return table
 
 
-def summarise(table: pa.Table) -> EncodingSummary:
-    """The summary of EncodingRows; at least one row."""
-    rates = _column(table, "rate_bpp")
+def summarise(table: pa.Table, split: str) -> EncodingSummary | None:
+    """The summary of a variant's EncodingRows (of all splits); None where none is of `split`."""
+    of_split = table.filter(pc.field("split") == split)
+    if not of_split.num_rows:
+        return None
+    rates = _column(of_split, "rate_bpp")
     psnr = _column(table, "psnr_db")
     measured = psnr[~np.isnan(psnr)]
     finite = measured[np.isfinite(measured)]
@@ -129,7 +134,7 @@ def summarise(table: pa.Table) -> EncodingSummary:
     low, high = np.quantile(rates, [0.05, 0.95])
     return EncodingSummary(
         num_images=len(rates),
-        mean_num_bytes=float(_column(table, "num_bytes").mean()),
+        mean_num_bytes=float(_column(of_split, "num_bytes").mean()),
         mean_rate_bpp=float(rates.mean()),
         median_rate_bpp=float(np.median(rates)),
         low_rate_bpp=float(low),

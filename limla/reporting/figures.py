@@ -57,6 +57,7 @@ _STYLE: Any = {
 }
 _PANELS_PER_ROW = 3
 _LABEL_LENGTH = 30
+_NAME_POINTS = 7.5
 
 
 @contextmanager
@@ -343,34 +344,58 @@ def rate_distortion(section: Section, name: str) -> str:
     rates = [summary.mean_rate_bpp for _, summary in found]
     with _figure(7.6, 2.7) as figure:
         pair = figure.subplots(1, 2)
+        named: list[tuple[Axes, list[tuple[float, float, str]]]] = []
         for axes, measure, title in zip(
             pair, ("mean_psnr_db", "mean_ssim"), ("PSNR (dB)", "SSIM (luma)"), strict=True
         ):
+            labels: list[tuple[float, float, str]] = []
             for number, codec in enumerate(sorted({variant[0] for variant, _ in found})):
-                of_codec = [
-                    (summary.mean_rate_bpp, getattr(summary, measure), variant)
+                line = sorted(
+                    (summary.mean_rate_bpp, getattr(summary, measure), f"q{variant[1]}")
                     for variant, summary in found
                     if variant[0] == codec and getattr(summary, measure) is not None
-                ]
-                line = sorted(of_codec, key=lambda item: item[0])
-                axes.plot(
-                    [item[0] for item in line],
-                    [item[1] for item in line],
-                    color=COLOURS[number],
-                    marker=MARKERS[number],
-                    label=codec,
                 )
-                for rate, value, variant in line:
-                    axes.annotate(
-                        f"q{variant[1]}",
-                        (rate, value),
-                        xytext=(4, -9),
-                        textcoords="offset points",
-                        fontsize=7.5,
-                    )
+                x, y = [item[0] for item in line], [item[1] for item in line]
+                axes.plot(x, y, color=COLOURS[number], marker=MARKERS[number], label=codec)
+                labels += line
             axes.set_xscale("log")
             _plain_log_ticks(axes, rates)
             axes.set_xlabel("mean bits per pixel (log scale)")
             axes.set_ylabel(title)
             axes.margins(y=0.12)
+            named.append((axes, labels))
+        figure.draw_without_rendering()  # only now is known where the points lie on the page
+        for axes, labels in named:
+            pixels = axes.transData.transform([(x, y) for x, y, _ in labels])
+            places = [(float(x), float(y)) for x, y in pixels * 72 / figure.dpi]
+            offsets = label_offsets(places, [text for _, _, text in labels])
+            for (x, y, text), offset in zip(labels, offsets, strict=True):
+                if offset is not None:
+                    at = {"xytext": offset, "textcoords": "offset points"}
+                    axes.annotate(text, (x, y), fontsize=_NAME_POINTS, **at)
         return _svg(figure, name, "PSNR and SSIM against bits per pixel, one point per quality")
+
+
+def label_offsets(
+    places: Sequence[tuple[float, float]], texts: Sequence[str]
+) -> list[tuple[float, float] | None]:
+    """Where each text begins, from its place, all in typographic points; None where it would cover another.
+
+    Tried in turn: below right, above left, above right, below left.
+    """
+    height = _NAME_POINTS
+    taken: list[tuple[float, float, float]] = []
+    offsets: list[tuple[float, float] | None] = []
+    for (x, y), text in zip(places, texts, strict=True):
+        width = 0.65 * _NAME_POINTS * len(text)  # DejaVu Sans: a digit is 0.64 of the font's height
+        offsets.append(None)
+        for right, up in ((4.0, -9.0), (-4 - width, 4.0), (4.0, 4.0), (-4 - width, -9.0)):
+            left, bottom = x + right, y + up
+            if all(
+                left >= other + long or other >= left + width or abs(bottom - base) >= height
+                for other, base, long in taken
+            ):
+                taken.append((left, bottom, width))
+                offsets[-1] = (right, up)
+                break
+    return offsets

@@ -13,7 +13,7 @@ _MAX_MODELS, _MAX_ATTACKS = 3, 3
 def headline(section: Section) -> list[str]:
     """Up to three short paragraphs (quality, attacks, training) for each of at most three models.
 
-    A difference is stated as "lies below" or "lies above" only where two 95% intervals do not overlap.
+    An interval is said to lie below, to lie above or to overlap, each only where the two 95% intervals do so.
     """
     models = list(dict.fromkeys(subject.model for subject in section.subjects))
     paragraphs = [text for model in models[:_MAX_MODELS] for text in _of_model(section, model)]
@@ -81,16 +81,20 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _below(point: Point, reference: Point) -> bool:
-    return point.high is not None and reference.low is not None and point.high < reference.low
-
-
-def _above(point: Point, reference: Point) -> bool:
-    return _below(reference, point)
+def _place(point: Point, reference: Point) -> str:
+    """Where the point's 95% interval lies: "below" the reference's, "above" it, or it "overlaps"."""
+    # a share of correct images always has an interval: there is at least one image
+    assert point.low is not None
+    assert point.high is not None
+    assert reference.low is not None
+    assert reference.high is not None
+    if point.high < reference.low:
+        return "below"
+    return "above" if point.low > reference.high else "overlaps"
 
 
 def _falling_sentences(section: Section, subject: Subject, clean: Attack, known: list[Variant]) -> list[str]:
-    """Down to which quality the interval overlaps with the reference's, and where it no longer does."""
+    """Down to which quality the interval overlaps with the reference's, and where it lies below or above."""
     reference = section.point(subject, known[-1], clean)
     assert reference is not None
     codec = known[-2][0] if len(known) > 1 else ""
@@ -101,29 +105,53 @@ def _falling_sentences(section: Section, subject: Subject, clean: Attack, known:
             falling.append((variant, point))
     if not falling:
         return []
-    first_below = next((n for n, (_, point) in enumerate(falling) if _below(point, reference)), None)
+    places = [_place(point, reference) for _, point in falling]
+    num_held = next((n for n, place in enumerate(places) if place != "overlaps"), len(places))
     lowest, lowest_point = falling[-1]
-    if first_below is None:
+    if num_held == len(places):
         return [
             f"Its interval overlaps with that at every tested quality, down to "
             f"{_at(section, lowest, percent(lowest_point)).removeprefix('at ')}."
         ]
-    sentences: list[str] = []
-    variant, point = falling[first_below]
-    if first_below:
-        held, held_point = falling[first_below - 1]
-        sentences.append(
+    if set(places[num_held:]) != {"below"}:  # not a plain fall: every quality is named with what it shows
+        sentences = [_comparison(section, known[-1], falling, reference)]
+        return [*sentences, f"{_capital(_at(section, lowest))} it is {percent(lowest_point)}."]
+    variant, point = falling[num_held]
+    on = ", as at every lower tested quality" if variant != lowest else ""
+    if num_held:
+        held, held_point = falling[num_held - 1]
+        sentences = [
             f"Down to {_at(section, held, percent(held_point)).removeprefix('at ')} its interval overlaps with that; "
-            f"{_at(section, variant, percent(point))} it lies below."
-        )
+            f"{_at(section, variant, percent(point))} it lies below{on}."
+        ]
     else:
-        sentences.append(f"Already {_at(section, variant, percent(point))} its interval lies below that.")
+        sentences = [f"Already {_at(section, variant, percent(point))} its interval lies below that{on}."]
     if variant != lowest:
         sentences.append(f"{_capital(_at(section, lowest))} it is {percent(lowest_point)}.")
     return sentences
 
 
+def _comparison(section: Section, best: Variant, others: list[tuple[Variant, Point]], reference: Point) -> str:
+    """ "Against the originals, the interval overlaps at q90 and q50, lies above at q30, lies below at q1." """
+    labels: dict[str, list[str]] = {"overlaps": [], "above": [], "below": []}
+    for variant, point in others:
+        labels[_place(point, reference)].append(section.variant_label(variant))
+    parts = [
+        f"{'overlaps' if place == 'overlaps' else f'lies {place}'} at "
+        f"{'every other tested quality' if len(found) == len(others) > 1 else _listed(found)}"
+        for place, found in labels.items()
+        if found
+    ]
+    where = "the originals" if best[1] is None else section.variant_label(best)
+    return f"Against {where}, the interval {', '.join(parts)}."
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
+
+
 def _attack_sentences(section: Section, subject: Subject, attack: Attack) -> list[str]:
+    """What the attack leaves at the best quality, where it leaves most, and how the others compare."""
     known: list[tuple[Variant, Point]] = []
     for variant in section.variants:
         point = section.point(subject, variant, attack)
@@ -135,10 +163,13 @@ def _attack_sentences(section: Section, subject: Subject, attack: Attack) -> lis
     text = f"{attack.label}, leaves {percent(reference)} correct {_at(section, best)}"
     if len(known) == 1:
         return [f"{text}."]
-    top, top_point = max(known, key=lambda pair: pair[1].value)
-    if _above(top_point, reference):
-        return [f"{text}, and most {_at(section, top)}: {percent(top_point)}, an interval above that."]
-    return [f"{text}; at no other tested quality does the interval lie above that."]
+    others = known[-2::-1]
+    top, top_point = max(others, key=lambda pair: pair[1].value)
+    if _place(top_point, reference) == "above":
+        text += f", and most {_at(section, top)}: {percent(top_point)}, an interval above that"
+        if len(others) == 1:
+            return [f"{text}."]
+    return [f"{text}.", _comparison(section, best, others, reference)]
 
 
 def _training_sentence(section: Section, subjects: list[Subject], clean: Attack) -> list[str]:
@@ -155,8 +186,11 @@ def _training_sentence(section: Section, subjects: list[Subject], clean: Attack)
         return []
     base = points[0][1]
     best, point = max(points[1:], key=lambda pair: pair[1].value)
-    verdict = "an interval above" if _above(point, base) else "intervals that overlap"
-    verdict = "an interval below" if _below(point, base) else verdict
+    verdict = {
+        "above": "an interval above",
+        "below": "an interval below",
+        "overlaps": "intervals that overlap",
+    }[_place(point, base)]
     return [
         f"{_capital(_at(section, lowest))} the best of the other training conditions, {best.label}, "
         f"reaches {percent(point)} against {percent(base)}: {verdict}."

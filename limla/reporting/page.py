@@ -22,7 +22,7 @@ from limla.reporting.encodings import Variant, read_data_folders
 from limla.reporting.headline import headline, percent
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
 from limla.reporting.sections import Point, Section, Slot, Subject, sections
-from limla.reporting.settings import audit_warnings, counts, manifest_rows
+from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
 from limla.results import Condition, MetricRow, read_predictions
 
 _MAX_CLASSES = 30
@@ -39,9 +39,12 @@ def write_report(results_dir: Path, data_dirs: Sequence[Path], output: Path, pro
     data = read_data_folders(data_dirs)
     with progress.stage("aggregating", total=len(predictions), unit="conditions") as advance:
         rows = metric_rows(predictions)
+        found = sections(rows, data)
+        kept = {condition for section in found for condition in section.conditions}
+        # a drop against a left-out version of the data would be no drop
+        predictions = [pair for pair in predictions if pair[0] in kept]
         of_classes = class_rows(predictions)
         advance(len(predictions))
-    found = sections(rows, data)
     notes = _missing(found, predictions, data.keys())
     html = _render(found, rows, of_classes, notes, results_dir)
     beside = output.parent
@@ -162,6 +165,7 @@ def _section(
         ],
         "encodings": _encodings(section),
         "rate_distortion": _rate_distortion(section, name),
+        "num_measured": _num_measured(section),
         "class_figures": _class_figures(section, own, name),
         "strip": sample_strip(section, results_dir),
         "groups": _cells(section, rows),
@@ -173,6 +177,8 @@ def _section(
         "class_counts": _class_counts(section, own),
         "manifests": manifest_rows(section.data) if section.data else [],
         "counts": counts(section.data) if section.data else [],
+        "conversions": conversions(section.data) if section.data else [],
+        "audit_notes": audit_notes(section.data) if section.data else [],
         "warnings": audit_warnings(section.data) if section.data else [],
         "conditions": _distinct(section),
     }
@@ -198,6 +204,12 @@ def _rate_distortion(section: Section, name: str) -> Markup | None:
         if label != "original" and summary.mean_psnr_db is not None
     ]
     return _svg(figures.rate_distortion(section, f"{name}-psnr")) if measured else None
+
+
+def _num_measured(section: Section) -> str:
+    """ "256", or "200 to 256", of the re-encoded variants with any measured image."""
+    numbers = {summary.num_measured for label, summary in _encodings(section) if label != "original"} - {0}
+    return " to ".join(str(number) for number in sorted({min(numbers), max(numbers)})) if numbers else "0"
 
 
 def _class_figures(section: Section, own: Sequence[ClassRow], name: str) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The strip of sample images: what the model saw, and what the attack added.
 
-Evaluation writes, per cell, the model's inputs of a few images as `samples/<cell_id>/<key>.png` ('/' in a key
-becomes '__') and an `index.json` with its predictions. The same file names under the cells of one subject
-are the same images.
+Evaluation writes, per cell, the model's inputs of a few images as PNG files in `samples/<cell_id>` and an
+`index.json` that says of each file its sample key and what the model predicted. Equal keys under the cells of one
+subject are the same image. A folder without an index has its files' names in the place of keys.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,23 @@ class Strip:
 
 
 @dataclass(frozen=True)
+class _Sample:
+    """One PNG file of a cell and the model's verdict on it, "" where that is not known."""
+
+    path: Path
+    verdict: str
+
+
+_Samples = Mapping[str, _Sample]
+"""The pictures of one cell by sample key."""
+
+
+@dataclass(frozen=True)
 class _Column:
     heading: str
-    folder: Path
-    clean_folder: Path | None = None
-    """Set for a perturbation: the column shows `folder` minus `clean_folder`, magnified."""
+    samples: _Samples
+    before: _Samples | None = None
+    """Set for a perturbation: the column shows `samples` minus `before`, magnified."""
 
 
 def sample_strip(section: Section, results_dir: Path) -> Strip | None:
@@ -71,12 +83,11 @@ def sample_strip(section: Section, results_dir: Path) -> Strip | None:
     """
     for subject in section.subjects:
         columns = _columns(section, subject, results_dir / SAMPLES)
-        names = sorted({path.name for column in columns for path in column.folder.glob("*.png")})
+        keys = {key for column in columns for key in column.samples}
         # keys that most columns have come first, so that the strip has few holes
-        names.sort(key=lambda name: (-sum((column.folder / name).exists() for column in columns), name))
-        if names:
-            verdicts = _verdicts(section, {column.folder for column in columns})
-            return _strip(subject, columns, names[:MAX_KEYS], verdicts)
+        ordered = sorted(keys, key=lambda key: (-sum(key in column.samples for column in columns), key))
+        if ordered:
+            return _strip(subject, columns, ordered[:MAX_KEYS])
     return None
 
 
@@ -87,20 +98,20 @@ def _columns(section: Section, subject: Subject, folder: Path) -> list[_Column]:
     variants = _even_choice(section.variants[::-1], _MAX_VARIANTS)
     for variant in variants if clean else ():
         assert clean is not None
-        place = _folder(section, subject, variant, clean, folder)
-        if place is not None:
-            found.append(_Column(section.variant_label(variant), place))
+        samples = _samples(section, subject, variant, clean, folder)
+        if samples:
+            found.append(_Column(section.variant_label(variant), samples))
     attacks = [attack for attack in section.attacks if not attack.is_none][-_MAX_ATTACKS:]
     for attack in attacks:
         for variant in section.variants[::-1]:
-            place = _folder(section, subject, variant, attack, folder)
-            if place is None:
+            samples = _samples(section, subject, variant, attack, folder)
+            if not samples:
                 continue
             label = f"{section.variant_label(variant)}, {attack.label}"
-            found.append(_Column(label, place))
-            before = _folder(section, subject, variant, clean, folder) if clean else None
-            if before is not None:
-                found.append(_Column(f"change ×{MAGNIFICATION}", place, before))
+            found.append(_Column(label, samples))
+            before = _samples(section, subject, variant, clean, folder) if clean else {}
+            if before:
+                found.append(_Column(f"change ×{MAGNIFICATION}", samples, before))
             break
     return found
 
@@ -112,42 +123,45 @@ def _even_choice(variants: Sequence[Variant], number: int) -> list[Variant]:
     return [variants[place] for place in places]
 
 
-def _folder(section: Section, subject: Subject, variant: Variant, attack: Attack, folder: Path) -> Path | None:
+def _samples(section: Section, subject: Subject, variant: Variant, attack: Attack, folder: Path) -> _Samples:
+    """The pictures of the first cell that has any; empty where none has."""
     for cell in section.cells.get((subject, variant, attack), ()):
-        if any((folder / cell.cell_id).glob("*.png")):
-            return folder / cell.cell_id
-    return None
+        found = _read_samples(section, folder / cell.cell_id)
+        if found:
+            return found
+    return {}
 
 
-def _verdicts(section: Section, folders: Iterable[Path]) -> dict[tuple[Path, str], str]:
-    """(folder, file name) → what the model said, from the folders' `index.json`; none where it is absent."""
-    found: dict[tuple[Path, str], str] = {}
-    for folder in folders:
-        path = folder / INDEX
-        if not path.exists():
-            continue
-        try:
-            for entry in json.loads(path.read_text(encoding="utf-8"))["pictures"]:
-                name = section.class_name(int(entry["prediction"]))
-                mark = "✓" if entry["prediction"] == entry["label"] else "✗"
-                found[folder, str(entry["file"])] = f"{mark} {name} {100 * float(entry['confidence']):.0f}%"
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: not an index of pictures ({error}); remove the folder") from error
+def _read_samples(section: Section, folder: Path) -> dict[str, _Sample]:
+    """The pictures that are there, by the keys of the folder's `index.json`."""
+    path = folder / INDEX
+    if not path.exists():
+        return {picture.stem: _Sample(picture, "") for picture in sorted(folder.glob("*.png"))}
+    found: dict[str, _Sample] = {}
+    try:
+        for entry in json.loads(path.read_text(encoding="utf-8"))["pictures"]:
+            file = str(entry["file"])
+            if Path(file).name != file:
+                raise ValueError(f"'{file}' is no file name")
+            name = section.class_name(int(entry["prediction"]))
+            mark = "✓" if entry["prediction"] == entry["label"] else "✗"
+            verdict = f"{mark} {name} {100 * float(entry['confidence']):.0f}%"
+            if (folder / file).exists():
+                found[str(entry["key"])] = _Sample(folder / file, verdict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not an index of pictures ({error}); remove the folder") from error
     return found
 
 
-def _strip(
-    subject: Subject, columns: Sequence[_Column], names: Sequence[str], verdicts: dict[tuple[Path, str], str]
-) -> Strip:
+def _strip(subject: Subject, columns: Sequence[_Column], keys: Sequence[str]) -> Strip:
     rows: list[tuple[str, tuple[Picture | None, ...]]] = []
     total = side = 0
     cropped = False
-    for name in names:
-        key = name.removesuffix(".png").replace("__", "/")
+    for key in keys:
         pictures: list[Picture | None] = []
         num_bytes = 0
         for column in columns:
-            image = _image(column, name)
+            image = _image(column, key)
             if image is None:
                 pictures.append(None)
                 continue
@@ -157,7 +171,7 @@ def _strip(
             data = _png(shown)
             num_bytes += len(data)
             uri = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
-            verdict = "" if column.clean_folder else verdicts.get((column.folder, name), "")
+            verdict = "" if column.before is not None else column.samples[key].verdict
             pictures.append(Picture(uri, f"{key}: {column.heading}", verdict))
         if rows and total + num_bytes > MAX_TOTAL_BYTES:
             break
@@ -166,12 +180,14 @@ def _strip(
     return Strip(subject.label, tuple(column.heading for column in columns), tuple(rows), side, cropped)
 
 
-def _image(column: _Column, name: str) -> Image | None:
-    shown = _read(column.folder / name)
-    if shown is None or column.clean_folder is None:
+def _image(column: _Column, key: str) -> Image | None:
+    if key not in column.samples or (column.before is not None and key not in column.before):
+        return None
+    shown = _read(column.samples[key].path)
+    if column.before is None:
         return shown
-    before = _read(column.clean_folder / name)
-    return None if before is None or before.shape != shown.shape else magnified_difference(before, shown)
+    before = _read(column.before[key].path)
+    return None if before.shape != shown.shape else magnified_difference(before, shown)
 
 
 def magnified_difference(before: Image, after: Image) -> Image:
@@ -180,9 +196,7 @@ def magnified_difference(before: Image, after: Image) -> Image:
     return np.clip(128 + MAGNIFICATION * difference, 0, 255).astype(np.uint8)
 
 
-def _read(path: Path) -> Image | None:
-    if not path.exists():
-        return None
+def _read(path: Path) -> Image:
     try:
         with PillowImage.open(path, formats=["PNG"]) as image:
             return np.asarray(image.convert("RGB"))

@@ -86,6 +86,7 @@ class Section:
     Attributes:
         dataset, split: of the conditions.
         subjects, variants, attacks: what occurs, in reading order; attacks begin with the clean pass.
+        conditions: all conditions reported: those of one version of the data.
         cells: the conditions behind each (subject, variant, attack), one per run.
         points: (slot, metric) → Point.
         data: the dataset's shard folders, when given.
@@ -97,6 +98,7 @@ class Section:
     subjects: list[Subject]
     variants: list[Variant]
     attacks: list[Attack]
+    conditions: list[Condition]
     cells: dict[Slot, list[Condition]]
     points: dict[tuple[Slot, str], Point]
     data: DataFolder | None = None
@@ -188,7 +190,7 @@ def _section(
     if num_left:
         notes.append(
             f"{_count(num_left, 'cell differs', 'cells differ')} from another only in batch size or precision. "
-            "Figures show the float32 cell of the largest batch; the table of all metrics lists every cell."
+            "Figures show the float32 cell of the largest batch; metrics.csv lists every cell."
         )
     if len({len(found) for slot, found in cells.items() if len(slot[0].checkpoints) > 1}) > 1:
         notes.append("Not every seed was evaluated under every condition; n seeds is given with each mean.")
@@ -203,6 +205,7 @@ def _section(
         subjects=sorted(set(subject_of.values()), key=_subject_order),
         variants=sorted({slot[1] for slot in cells}, key=quality_order),
         attacks=sorted(set(attack_of.values()), key=_attack_order),
+        conditions=conditions,
         cells=cells,
         points=points,
         data=data,

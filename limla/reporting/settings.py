@@ -39,13 +39,28 @@ def counts(data: DataFolder) -> list[tuple[str, str]]:
 
 def audit_warnings(data: DataFolder) -> list[str]:
     """The packer's warnings about the sources, such as a JPEG quality that depends on the class."""
-    audit: Any = _summary_audit(data.first)
-    warnings: Any = audit.get("warnings", []) if isinstance(audit, dict) else []
+    warnings: Any = _audit(data.first).get("warnings", [])
     return [str(text) for text in ([warnings] if isinstance(warnings, str) else warnings)]
 
 
-def _summary_audit(manifest: Manifest) -> Any:
-    return manifest.summary.get("audit", {})
+def conversions(data: DataFolder) -> list[tuple[str, int]]:
+    """Pictures that packing stored as PNG, by reason; one picture may have several reasons."""
+    return _counted(_audit(data.first).get("all", {}), "converted")
+
+
+def audit_notes(data: DataFolder) -> list[tuple[str, int]]:
+    """Pictures with something that packing passed over, such as a colour profile that is not sRGB."""
+    return _counted(_audit(data.first), "notes")
+
+
+def _counted(found: Any, name: str) -> list[tuple[str, int]]:
+    values = found.get(name, {}) if isinstance(found, dict) else {}
+    return sorted((str(reason), number) for reason, number in values.items() if isinstance(number, int))
+
+
+def _audit(manifest: Manifest) -> dict[str, Any]:
+    audit: Any = manifest.summary.get("audit", {})
+    return audit if isinstance(audit, dict) else {}
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

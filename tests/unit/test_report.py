@@ -19,6 +19,7 @@ from limla.errors import DataError, LimlaError
 from limla.files import write_json
 from limla.manifest import Manifest, variant_name
 from limla.reporting import report
+from limla.reporting.figures import label_offsets
 from limla.reporting.pictures import MAX_SIDE, magnified_difference
 from limla.reporting.sections import eps_text
 from limla.results import Condition, EncodingRow, PredictionRow, encoding_table, write_predictions, write_table
@@ -91,7 +92,11 @@ def write_data(folder: Path, dataset: str = "flowers", names: Sequence[str] = HO
         codec = "source" if quality is None else "jpeg"
         variant = folder / variant_name(codec, quality)
         shard = ShardEntry("test-000000.tar", "test", NUM_IMAGES, 1000, f"sha-{dataset}-{quality}")
-        audit = {"warnings": ["JPEG quality of the sources depends on the class"]}
+        audit = {
+            "warnings": ["JPEG quality of the sources depends on the class"],
+            "all": {"converted": {"orientation": 3, "alpha": 1}},
+            "notes": {"ICC profile that is not sRGB": 4},
+        }
         summary = {"found": 62, "packed": 60, "quarantined": 2, "skipped": 0, "audit": audit}
         manifest = Manifest(
             dataset,
@@ -301,6 +306,35 @@ def test_identical_images_leave_the_mean_and_are_counted(tmp_path: Path) -> None
     assert "inf" not in (tmp_path / "encoding.csv").read_text(encoding="utf-8")
 
 
+def test_distortion_is_a_mean_over_the_measured_images_of_all_splits(tmp_path: Path) -> None:
+    """The sample is drawn over all splits; the rate stays that of the evaluated one."""
+    data, results = write_data(tmp_path / "flowers"), write_results(tmp_path / "results")
+    rows = [
+        EncodingRow(f"test/{n}", "test", "jpeg", 10, 80, 100, 500, 0.5, *((20.0, 0.5) if n < 6 else ()))
+        for n in range(NUM_IMAGES)
+    ]
+    rows += [EncodingRow(f"train/{n}", "train", "jpeg", 10, 80, 100, 9000, 9.0, 30.0, 1.0) for n in range(18)]
+    write_table(data / "jpeg-q10" / "encoding.parquet", encoding_table(rows))
+    text = text_of(report(results, data, tmp_path / "report.html"))
+    row = next(row for row in read_csv(tmp_path / "encoding.csv") if row["quality"] == "10")
+    assert (row["num_images"], float(row["mean_rate_bpp"]), float(row["mean_num_bytes"])) == ("60", 0.5, 500.0)
+    assert (row["num_measured"], float(row["mean_psnr_db"])) == ("24", 27.5)
+    assert float(row["mean_ssim"]) == pytest.approx(0.875)
+    assert "over the measured images of all splits, whose number n is in the column" in text
+    assert "(measured images of all splits, n = 20 to 24)" in text
+
+
+def test_names_at_the_points_cover_no_other() -> None:
+    apart = [(0.0, 0.0), (100.0, 50.0)]
+    assert label_offsets(apart, ["q1", "q10"]) == [(4.0, -9.0)] * 2
+    close = [(0.0, 0.0), (3.0, 1.0), (4.0, 1.0), (4.0, 2.0), (5.0, 2.0), (5.0, 2.0)]
+    offsets = label_offsets(close, ["q1"] * 6)
+    boxes = [(x + o[0], y + o[1]) for (x, y), o in zip(close, offsets, strict=True) if o is not None]
+    assert 2 <= len(boxes) < 6
+    for number, (x, y) in enumerate(boxes):
+        assert all(abs(x - a) >= 2 * 4.5 or abs(y - b) >= 7.5 for a, b in boxes[:number])
+
+
 def test_settings_counts_warnings_and_checkpoints_are_there(made: Path) -> None:
     text = text_of(page(made))
     for expected in (
@@ -310,6 +344,8 @@ def test_settings_counts_warnings_and_checkpoints_are_there(made: Path) -> None:
         "simplejpeg 1.9",
         "found 62, packed 60, quarantined 2, skipped 0, test images 60, classes 3",
         "Audit of the sources: JPEG quality of the sources depends on the class",
+        "Stored as PNG on packing, by reason (a picture may have several): alpha 1, orientation 3.",
+        "Noted on packing, in pictures: ICC profile that is not sRGB 4.",
         "matplotlib",
         "Wilson",
     ):
@@ -328,6 +364,29 @@ def test_the_strip_shows_pictures_and_the_magnified_change(made: Path) -> None:
     assert (magnified_difference(before, after) == 168).all()
     assert (magnified_difference(after, before) == 88).all()
     assert (magnified_difference(np.zeros_like(before), after) == 255).all()
+
+
+def test_the_keys_of_the_strip_are_those_of_the_index(tmp_path: Path) -> None:
+    """File names say nothing: the same name is another image in the second cell, and "__" stays in a key."""
+    for quality, files in ((None, {"0.png": "a/b__c", "1.png": "a__b/c"}), (10, {"0.png": "a__b/c"})):
+        cell = condition(quality)
+        write_predictions(tmp_path, cell, rows_with(30))
+        folder = tmp_path / "samples" / cell.cell_id
+        folder.mkdir(parents=True)
+        for file in files:
+            PillowImage.new("RGB", (8, 8)).save(folder / file)
+        said = {"label": 0, "prediction": 1, "confidence": 0.5}
+        write_json(
+            folder / "index.json", {"pictures": [{"file": f, "key": k, **said} for f, k in files.items()]}
+        )
+    reader = read_page(report(tmp_path, None, tmp_path / "report.html"))
+    alts = [value for name, value in reader.attributes if name == "alt"]
+    assert alts == ["a__b/c: original", "a__b/c: q10", "a/b__c: original"]
+    write_json(folder / "index.json", {"pictures": [{"file": "../0.png", "key": "k", **said}]})
+    with pytest.raises(
+        DataError, match=r"index\.json: not an index of pictures \('\.\./0\.png' is no file name"
+    ):
+        report(tmp_path, None, tmp_path / "report.html")
 
 
 def test_without_data_dir_the_page_says_what_is_missing(tmp_path: Path) -> None:
@@ -423,6 +482,19 @@ def test_two_versions_of_a_dataset_do_not_mix(tmp_path: Path) -> None:
     text = text_of(report(results, write_data(tmp_path / "flowers"), tmp_path / "report.html"))
     assert "1 cell of an earlier version of the data left out" in text
     assert "80.0% [68.2, 88.2]" in text
+
+
+def test_class_drops_are_taken_against_the_version_reported(tmp_path: Path) -> None:
+    """An earlier version of the originals, evaluated too, is no reference and has no line."""
+    results = write_results(tmp_path / "results", [NONE])
+    for number in range(4):  # whatever the order of the cell ids, one of these would come first
+        earlier = condition(None, data_id=f"earlier {number}")
+        write_predictions(results, earlier, rows_with(0))
+    report(results, write_data(tmp_path / "flowers"), tmp_path / "report.html")
+    classes = read_csv(tmp_path / "classes.csv")
+    assert len(classes) == 4 * 3
+    drops = {row["test_quality"]: float(row["drop"]) for row in classes if row["label"] == "0"}
+    assert drops == {"": 0.0, "50": 0.0, "10": pytest.approx(0.1), "1": pytest.approx(0.55)}
 
 
 def test_errors_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
