@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,7 @@ def test_many_matrices_at_once_are_each_alone(cases: list[tuple[int, list[tuple[
     for number, matrix in enumerate(matrices):
         alone = macro_scores(matrix[np.newaxis])
         assert [float(score[number]) for score in together] == [float(score[0]) for score in alone]
+        assert [float(score[0]) for score in alone] == pytest.approx(astuple(classification_scores(matrix)))
 
 
 def test_a_confusion_matrix_refuses_strange_classes_and_scores_need_samples() -> None:
