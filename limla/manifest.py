@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,46 @@ def list_variants(data_dir: Path) -> list[str]:
             continue
         found.append(("" if codec == SOURCE else codec, quality or 0, path.parent.name))
     return [name for _, _, name in sorted(found)]
+
+
+def check_one_source(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, str]:
+    """Split → data id of the originals that all these variants of one dataset hold.
+
+    A re-encoded variant says what it was made from (`settings["source"]`). That must be the packed originals
+    beside it; where there are none, the variants must agree with each other. Otherwise an image could be in the
+    train split of one variant and the test split of another.
+
+    Raises `DataError` for the first variant made from another packing.
+    """
+    found: dict[str, str] | None = None
+    against = folders[0]
+    beside = folders[0].parent / SOURCE
+    if (beside / FILE_NAME).exists():
+        found, against = _source_ids(beside, read_manifest(beside)), beside
+    for folder, manifest in zip(folders, manifests, strict=True):
+        ids = _source_ids(folder, manifest)
+        if found is None:
+            found = ids
+        elif ids != found:
+            raise DataError(
+                f"{folder}: re-encoded from another packing than that of {against} (packed again since?), so its "
+                f"splits may hold other images; remove it and make it again with 'limla reencode'"
+            )
+    assert found is not None
+    return found
+
+
+def _source_ids(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Split → data id of the originals a variant holds, for the splits with images."""
+    if manifest.codec == SOURCE:
+        return {split: manifest.data_id(split) for split in manifest.splits()}
+    ids = manifest.settings.get("source")
+    if not isinstance(ids, dict):
+        raise DataError(
+            f"{folder / FILE_NAME}: does not say which originals it was made from; remove the folder and make it "
+            "again with 'limla reencode'"
+        )
+    return ids
 
 
 _verified: set[tuple[str, int, int, str]] = set()

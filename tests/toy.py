@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from limla.codecs.jpeg import JpegCodec
-from limla.manifest import Manifest, parse_variant
+from limla.manifest import SOURCE, Manifest, parse_variant, read_manifest
 from limla.shards import open_shard, shard_name
 
 CLASS_NAMES = ("bright", "dark", "middle")
@@ -23,7 +23,10 @@ def make_toy(
     side: int = 32,
     image_quality: int = 90,
 ) -> Path:
-    """Write one variant of the dataset: noise around a class's grey, `side` × `side` JPEGs; returns its folder."""
+    """Write one variant of the dataset: noise around a class's grey, `side` × `side` JPEGs; returns its folder.
+
+    A variant other than "source" names the source beside it, which must be there, as what it was made from.
+    """
     codec, quality = parse_variant(variant)
     folder, entries = data_dir / variant, []
     for split, count in (counts or COUNTS).items():
@@ -44,5 +47,12 @@ def make_toy(
                     },
                 )
         entries.append(shard.entry(shard_name(split, 0), split))
-    Manifest(data_dir.name, codec, quality, CLASS_NAMES, tuple(entries), {}, {}).write(folder)
+    settings = {} if quality is None else {"source": source_ids(data_dir)}
+    Manifest(data_dir.name, codec, quality, CLASS_NAMES, tuple(entries), settings, {}).write(folder)
     return folder
+
+
+def source_ids(data_dir: Path) -> dict[str, str]:
+    """Split → data id of the source there, as `limla reencode` records it."""
+    manifest = read_manifest(data_dir / SOURCE)
+    return {split: manifest.data_id(split) for split in manifest.splits()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import io
+import re
 from pathlib import Path
 
 from PIL import Image as PillowImage
@@ -39,8 +40,20 @@ def to_uint8(image: Tensor) -> Image:
     return (image.detach() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
 
 
+_AMBIGUOUS = re.compile(r"%|(?<=[_/])_|_(?=[_/])")
+
+
+def picture_name(key: str) -> str:
+    """The file name of a key's picture: "/" as "__"; another name for every other key.
+
+    An underscore beside another one or beside "/" could be taken for part of a "/", so it is written as %5F.
+    """
+    escaped = _AMBIGUOUS.sub(lambda found: f"%{ord(found[0]):02X}", key)
+    return f"{escaped.replace('/', '__')}.png"
+
+
 class PictureFolder:
-    """The pictures of one cell: `samples/<cell_id>/<key>.png`, "/" in a key as "__", and `index.json`.
+    """The pictures of one cell: `samples/<cell_id>/<name>.png` and `index.json`, which has the names' keys.
 
     A picture shows the model's input at its own resolution, rounded to 8 bits: a perturbation is kept to
     within half of 1/255.
@@ -53,7 +66,7 @@ class PictureFolder:
 
     def add(self, row: PredictionRow, image: Tensor) -> None:
         """Write one (3, H, W) model input in [0, 1], whole or not at all."""
-        name = f"{row.key.replace('/', '__')}.png"
+        name = picture_name(row.key)
         buffer = io.BytesIO()
         PillowImage.fromarray(to_uint8(image)).save(buffer, format="PNG")
         write_bytes(self.folder / name, buffer.getvalue())

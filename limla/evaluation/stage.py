@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,15 @@ import torch
 from torch import Tensor
 
 from limla.attacks.base import Attack
-from limla.errors import DataError
+from limla.errors import DataError, SettingsError
+from limla.evaluation.models import EvaluatedModel, TestedData, check_models, model_sources
 from limla.evaluation.pictures import PictureFolder, choose_keys
-from limla.evaluation.settings import (
-    EvaluateSettings,
-    UserModel,
-    build_attacks,
-    caution,
-    check_class_names,
-    read_variants,
-)
-from limla.files import TEMPORARY_SUFFIX, canonical_json, content_id, remove_unfinished
+from limla.evaluation.settings import EvaluateSettings, build_attacks, caution, read_variants
+from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
 from limla.loaders.base import Loader, LoaderSettings, open_loader
-from limla.manifest import Manifest, library_versions, verify_shards
-from limla.models.checkpoint import LoadedModel, load_checkpoint, load_user_model
+from limla.manifest import Manifest, check_one_source, library_versions, verify_shards
 from limla.models.device import choose_device
-from limla.models.victim import Victim, prepare_victim
+from limla.models.victim import Victim
 from limla.progress import SILENT, Progress
 from limla.results import Condition, PredictionRow, prediction_path, write_predictions
 from limla.tasks.base import Judgement
@@ -95,24 +88,37 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
     Raises a `LimlaError` before any work for names, parameters, variants or classes that do not fit, and
     during it for damaged shards or a model whose outputs are not finite.
     """
+    _check_alone()
     manifests = read_variants(settings)
     attacks = build_attacks(settings)
     device = str(choose_device(settings.device))
-    class_names = next(iter(manifests.values())).class_names
-    sources = _model_sources(settings, device, class_names)
-    for line in (_check_models(sources, settings, class_names), *map(caution, attacks)):
-        if line:
-            progress.say(line)
+    first = next(iter(manifests.values()))
+    source_ids = check_one_source([settings.data_dir / name for name in manifests], list(manifests.values()))
+    data = TestedData(first.dataset, first.class_names, source_ids)
+    sources = model_sources(settings, device, data.class_names)
+    check_models(sources, data, progress)
+    for line in filter(None, map(caution, attacks)):
+        progress.say(line)
     cells: list[CellResult] = []
     with exact_float32():
-        for where, load in sources:
-            model = _EvaluatedModel(where, load(), device, progress)
+        for source in sources:
+            model = EvaluatedModel(source, device, progress)
             for variant, manifest in manifests.items():
                 cells += _evaluate_variant(settings, model, variant, manifest, attacks, progress)
     result = EvaluateResult(settings.results_dir, tuple(cells))
     if result.num_skipped:
         progress.say(f"{result.num_skipped} of {len(cells)} cells were there already and are kept")
     return result
+
+
+def _check_alone() -> None:
+    """Raise `SettingsError` under torchrun: every process would compute, and write, the same cells."""
+    num_processes = os.environ.get("WORLD_SIZE", "1")
+    if num_processes not in ("", "1"):
+        raise SettingsError(
+            f"limla evaluate runs in one process, and torchrun started {num_processes} (WORLD_SIZE): start it without "
+            "torchrun; to use several GPUs, give each command its own --checkpoint and --device"
+        )
 
 
 def batch_seed(seed: int, batch_number: int) -> int:
@@ -131,70 +137,6 @@ def exact_float32() -> Iterator[None]:
         yield
 
 
-_Source = tuple[str, Callable[[], LoadedModel]]
-
-
-def _model_sources(settings: EvaluateSettings, device: str, class_names: tuple[str, ...]) -> list[_Source]:
-    """What each model is called in messages, and how to load it."""
-    sources: list[_Source] = [
-        (str(path), lambda path=path: load_checkpoint(path, device, settings.own_model))
-        for path in dict.fromkeys(settings.checkpoints)
-    ]
-    user = settings.user_model
-    if user is not None:
-        sources.append((user.spec, lambda: _load_user(user, device, class_names)))
-    return sources
-
-
-def _load_user(user: UserModel, device: str, class_names: tuple[str, ...]) -> LoadedModel:
-    """A user's model; its id also covers the normalisation, which is no part of its weights file."""
-    loaded = load_user_model(
-        user.spec, user.weights, class_names, user.preprocessing, user.mean, user.std, device
-    )
-    info = loaded.info
-    return replace(loaded, checkpoint_id=content_id([loaded.checkpoint_id, info.mean, info.std]))
-
-
-def _check_models(sources: list[_Source], settings: EvaluateSettings, class_names: tuple[str, ...]) -> str:
-    """Load each model once before any work, so that a mistake in the last one does not wait for the others.
-
-    Returns a line about what is taken for granted; "" when there is nothing to say.
-    """
-    for where, load in sources:
-        check_class_names(where, load().info.class_names, class_names)
-    user = settings.user_model
-    if user is None:
-        return ""
-    normalised = "" if user.mean and user.std else ", and that it was trained with ImageNet's mean and std"
-    return (
-        f"{user.spec}: limla takes for granted that its outputs are, in this order, "
-        f"{', '.join(class_names[:5])}{', …' if len(class_names) > 5 else ''}{normalised}"
-    )
-
-
-class _EvaluatedModel:
-    """A loaded model and its fast copy, which is prepared on the first batch."""
-
-    def __init__(self, where: str, loaded: LoadedModel, device: str, progress: Progress) -> None:
-        self.where = where
-        self.info = loaded.info
-        self.checkpoint_id = loaded.checkpoint_id
-        self.device = device
-        self._loaded: LoadedModel | None = loaded
-        self._victim: Victim | None = None
-        self._progress = progress
-
-    def victim(self, images: Tensor) -> Victim:
-        """The fast copy; its speed-ups are checked on two of `images` when it is made."""
-        if self._victim is None:
-            assert self._loaded is not None
-            self._victim = prepare_victim(self._loaded.model, self.device, images[:2])
-            self._loaded = None  # the copy is all that is needed from here
-            for note in self._victim.notes:
-                self._progress.say(f"{self.where}: runs without a speed-up: {note}")
-        return self._victim
-
-
 @dataclass
 class _Cell:
     """A cell that is being computed."""
@@ -208,7 +150,7 @@ class _Cell:
 
 def _evaluate_variant(
     settings: EvaluateSettings,
-    model: _EvaluatedModel,
+    model: EvaluatedModel,
     variant: str,
     manifest: Manifest,
     attacks: Sequence[Attack],
@@ -216,7 +158,6 @@ def _evaluate_variant(
 ) -> list[CellResult]:
     """All attacks on one variant in one pass over its images; only the cells that are not there yet."""
     folder = settings.data_dir / variant
-    num_samples = manifest.num_samples(settings.split)
     loader_settings = LoaderSettings(
         preprocessing=model.info.preprocessing,
         batch_size=settings.batch_size,
@@ -225,18 +166,48 @@ def _evaluate_variant(
     )
     with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
         conditions = [_condition(settings, model, manifest, attack, loader) for attack in attacks]
-        cells = [
-            _Cell(attack, condition, PictureFolder(settings.results_dir, condition))
-            for attack, condition in zip(attacks, conditions, strict=True)
-            if not prediction_path(settings.results_dir, condition).exists()
-        ]
-        seconds_loading = 0.0
-        if cells:
-            verify_shards(folder, manifest, settings.split, contents=settings.verify)
-            chosen = choose_keys(folder, manifest, settings.split, settings.num_pictures)
+        finished: dict[Condition, CellResult] = {}
+        if _to_do(settings.results_dir, conditions):
+            settings.results_dir.mkdir(parents=True, exist_ok=True)
             title = f"{model.info.model} ({model.info.train_quality}) on {variant}"
-            with progress.stage(title, num_samples * len(cells)) as advance:
-                seconds_loading = _one_pass(settings, model, loader, cells, chosen, advance)
+            lock = settings.results_dir / f".{model.checkpoint_id}-{variant}.lock"
+            with exclusive(lock, f"the evaluation of {title}"):
+                cells = [
+                    _Cell(attack, condition, PictureFolder(settings.results_dir, condition))
+                    for attack, condition in zip(attacks, conditions, strict=True)
+                    # looked up again: another process may have finished it before the lock was ours
+                    if _to_do(settings.results_dir, [condition])
+                ]
+                if cells:
+                    finished = _evaluate_cells(
+                        settings, model, manifest, folder, loader, cells, title, progress
+                    )
+    return [
+        finished.get(condition, CellResult(condition, manifest.num_samples(settings.split), False))
+        for condition in conditions
+    ]
+
+
+def _to_do(results_dir: Path, conditions: Sequence[Condition]) -> list[Condition]:
+    return [condition for condition in conditions if not prediction_path(results_dir, condition).exists()]
+
+
+def _evaluate_cells(
+    settings: EvaluateSettings,
+    model: EvaluatedModel,
+    manifest: Manifest,
+    folder: Path,
+    loader: Loader,
+    cells: list[_Cell],
+    title: str,
+    progress: Progress,
+) -> dict[Condition, CellResult]:
+    """Compute the cells of one variant in one pass and write them."""
+    num_samples = manifest.num_samples(settings.split)
+    verify_shards(folder, manifest, settings.split, contents=settings.verify)
+    chosen = choose_keys(folder, manifest, settings.split, settings.num_pictures)
+    with progress.stage(title, num_samples * len(cells)) as advance:
+        seconds_loading = _one_pass(settings, model, loader, cells, chosen, advance)
     finished: dict[Condition, CellResult] = {}
     for cell in cells:
         if len(cell.rows) != num_samples:
@@ -250,7 +221,7 @@ def _evaluate_variant(
         done = CellResult(cell.condition, num_samples, True, seconds_loading, cell.seconds_computing)
         finished[cell.condition] = done
         _append_timing(settings.results_dir, done, model)
-    return [finished.get(condition, CellResult(condition, num_samples, False)) for condition in conditions]
+    return finished
 
 
 def _clear_leftovers(results_dir: Path, cell: _Cell) -> None:
@@ -263,7 +234,7 @@ def _clear_leftovers(results_dir: Path, cell: _Cell) -> None:
 
 def _one_pass(
     settings: EvaluateSettings,
-    model: _EvaluatedModel,
+    model: EvaluatedModel,
     loader: Loader,
     cells: list[_Cell],
     chosen: frozenset[str],
@@ -323,7 +294,7 @@ def _keep_pictures(
 
 
 def _condition(
-    settings: EvaluateSettings, model: _EvaluatedModel, manifest: Manifest, attack: Attack, loader: Loader
+    settings: EvaluateSettings, model: EvaluatedModel, manifest: Manifest, attack: Attack, loader: Loader
 ) -> Condition:
     info = model.info
     parameters: dict[str, Any] = attack.settings()
@@ -352,7 +323,7 @@ def _condition(
     )
 
 
-def _append_timing(results_dir: Path, cell: CellResult, model: _EvaluatedModel) -> None:
+def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel) -> None:
     """One line about how fast a cell was and where; a single write, so lines of several runs never mix."""
     condition = cell.condition
     line = {

@@ -22,6 +22,9 @@ COMPACT = "compact"
 NO_WEIGHTS = "none"
 IMAGENET = "imagenet"
 
+SOURCE_DATA_IDS = "source_data_ids"
+"""Entry of `ModelInfo.extra`: split → data id of the originals behind the variants it was trained on."""
+
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError)
 """What a forward pass raises when a model and its input do not fit."""
 
@@ -187,14 +190,16 @@ def build_model(
         backbone = compact(num_classes)
     else:
         backbone = torchvision.build(name, num_classes, image_size)
-    weights_mean, weights_std = IMAGENET_MEAN, IMAGENET_STD
+    weights_mean: Sequence[float] = IMAGENET_MEAN
+    weights_std: Sequence[float] = IMAGENET_STD
     if str(weights) == IMAGENET:
         if user.is_spec(name) or name == COMPACT:
             raise SettingsError(f"model '{name}' has no ImageNet weights: choose --weights none or a file")
         path, weights_mean, weights_std = torchvision.imagenet_weights(name)
         files.load_into(backbone, path, num_classes, new_head=True, progress=progress)
     elif str(weights) != NO_WEIGHTS:
-        files.load_into(backbone, Path(weights), num_classes, new_head=True, progress=progress)
+        recorded = files.load_into(backbone, Path(weights), num_classes, new_head=True, progress=progress)
+        weights_mean, weights_std = recorded or (weights_mean, weights_std)
     model = with_normalisation(backbone, mean or weights_mean, std or weights_std)
     if freeze_backbone:
         freeze_all_but_head(model, num_classes)

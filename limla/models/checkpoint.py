@@ -121,20 +121,20 @@ def load_user_model(
         weights: a plain state dict, also under "state_dict" and with `module.` prefixes; or a limla checkpoint.
         class_names: of the data, in the order of the model's outputs.
         preprocessing: resize and crop the model expects.
-        mean, std: of its normalisation on the [0, 1] scale; ImageNet's by default. A model that normalises
-            inside takes (0, 0, 0) and (1, 1, 1).
+        mean, std: of its normalisation on the [0, 1] scale; by default that of a limla checkpoint, else ImageNet's.
+            A model that normalises inside takes (0, 0, 0) and (1, 1, 1).
 
     Raises `DataError` for an unreadable file, `SettingsError` when model, weights and data do not fit.
     """
     name = canonical_name(spec)
     weights = Path(weights)
-    mean, std = tuple(mean or IMAGENET_MEAN), tuple(std or IMAGENET_STD)
     image_size = preprocessing.image_size if preprocessing.resize == "crop" else None
     num_classes = len(class_names)
     with torch.random.fork_rng(devices=[]):
         built = build_model(name, num_classes, image_size=image_size)
     backbone = built.get_submodule("backbone")
-    load_into(backbone, weights, num_classes, progress=progress)
+    recorded = load_into(backbone, weights, num_classes, progress=progress) or (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = tuple(mean or recorded[0]), tuple(std or recorded[1])
     model = with_normalisation(backbone, mean, std)
     if image_size is not None:
         check_output(model, name, num_classes, (image_size, image_size))

@@ -23,6 +23,9 @@ _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "normalise.")
 _SHOWN = 3
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""mean and std per channel, on the [0, 1] scale."""
+
 
 def read_file(path: Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, if it is plain tensors and values.
@@ -85,7 +88,7 @@ def load_into(
     num_classes: int,
     new_head: bool = False,
     progress: Progress = SILENT,
-) -> None:
+) -> Normalisation | None:
     """Fill a model (without its normalisation layer) from a file.
 
     Args:
@@ -95,10 +98,13 @@ def load_into(
         new_head: a head of another size is left as it was drawn, and `progress` is told so; otherwise it is
             an error like any other shape that differs.
 
+    Returns (mean, std) of the first layer when the file holds a whole limla model, else None.
+
     Raises `DataError` for an unreadable file and `SettingsError` naming the first keys that do not fit.
     """
     expected = backbone.state_dict()
-    state = _strip(read_state_dict(path), set(expected))
+    whole = read_state_dict(path)
+    state = _strip(whole, set(expected))
     wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
     if new_head and wrong:
         head = head_name(backbone, num_classes)
@@ -123,6 +129,15 @@ def load_into(
         raise SettingsError(f"{path}: not weights of this model ({told})")
     # counters of batch norm are absent from old files
     backbone.load_state_dict({**{key: expected[key] for key in expected if key not in state}, **state})
+    return _normalisation(whole)
+
+
+def _normalisation(state: dict[str, Tensor]) -> Normalisation | None:
+    """(mean, std) in the state dict of a whole limla model: `Normalise`, then the backbone, and nothing else."""
+    mean, std = state.get("normalise.mean"), state.get("normalise.std")
+    if mean is None or std is None or not all(key.startswith(("normalise.", "backbone.")) for key in state):
+        return None
+    return tuple(mean.flatten().tolist()), tuple(std.flatten().tolist())
 
 
 def _strip(state: dict[str, Tensor], expected: set[str]) -> dict[str, Tensor]:

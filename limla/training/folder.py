@@ -119,6 +119,14 @@ def _weights_id(weights: str | Path) -> str:
     return f"sha256 {file_sha256(path)[:16]}"
 
 
+_RUN_COLUMNS = ("model", "codec", "quality", "seed", "weights", "learning-rate", "batch-size")
+RESULT_COLUMNS = (
+    *("run", "dataset", *_RUN_COLUMNS, "epochs_run", "best_epoch", *METRIC_NAMES),
+    *("seconds", "checkpoint_id", "checkpoint"),
+)
+"""The columns of results.csv."""
+
+
 class RunFolder:
     """The output folder of one run. Every file in it is whole at any time."""
 
@@ -168,6 +176,10 @@ class RunFolder:
             )
         return TrainResult(self.best, info["best"], info["epochs_run"])
 
+    def check_table(self, results_csv: Path | None) -> None:
+        """Raise `DataError` when the table that `finish` adds to is none of training runs."""
+        read_lines(results_csv or self.path / RESULTS, RESULT_COLUMNS)
+
     def start(self, class_names: Sequence[str]) -> None:
         """Write what is known before the first epoch."""
         write_json(self.path / CLASSES, {name: index for index, name in enumerate(class_names)})
@@ -191,10 +203,7 @@ class RunFolder:
         line = {
             "run": content_id(self.settings),
             "dataset": dataset,
-            **{
-                name: self.settings[name]
-                for name in ("model", "codec", "quality", "seed", "weights", "learning-rate", "batch-size")
-            },
+            **{name: self.settings[name] for name in _RUN_COLUMNS},
             "epochs_run": state.epoch,
             "best_epoch": state.best_epoch,
             **{name: best[name] for name in METRIC_NAMES},
@@ -202,6 +211,7 @@ class RunFolder:
             "checkpoint_id": checkpoint_id,
             "checkpoint": str(self.best.resolve()),
         }
+        assert tuple(line) == RESULT_COLUMNS
         append_line(results_csv or self.path / RESULTS, line, same=("run", "checkpoint"))
         info = self._info(finished=True)
         info |= {"best": best, "epochs_run": state.epoch, "seconds": seconds, "checkpoint_id": checkpoint_id}
@@ -224,13 +234,7 @@ def append_line(path: Path, line: dict[str, Any], same: tuple[str, ...]) -> None
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.parent):
-        rows: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                rows = list(reader)
-                if reader.fieldnames != list(line):
-                    raise DataError(f"{path}: not a table of training runs; choose another file or remove it")
+        rows = read_lines(path, tuple(line))
         new = {name: str(value) for name, value in line.items()}
         rows = [row for row in rows if any(row[name] != new[name] for name in same)]
         text = io.StringIO()
@@ -238,6 +242,21 @@ def append_line(path: Path, line: dict[str, Any], same: tuple[str, ...]) -> None
         writer.writeheader()
         writer.writerows([*rows, new])
         write_bytes(path, text.getvalue().encode())
+
+
+def read_lines(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The lines of a CSV table; none where there is no file. Raises `DataError` when it has other columns."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
+        raise DataError(f"{path}: not a CSV table ({error}); choose another file") from error
+    if list(reader.fieldnames or ()) != list(columns):
+        raise DataError(f"{path}: not a table of training runs; choose another file or remove it")
+    return rows
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from torch import nn
 from limla.errors import DataError, LimlaError, MissingDependencyError, SettingsError
 from limla.files import exclusive, remove_unfinished
 from limla.loaders.base import Loader, LoaderSettings, open_loader
-from limla.manifest import Manifest, read_manifest
+from limla.manifest import Manifest, check_one_source, read_manifest
 from limla.models import user
-from limla.models.base import ModelInfo, build_model, canonical_name, check_output
+from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model, canonical_name, check_output
 from limla.models.checkpoint import read_checkpoint, save_checkpoint
 from limla.models.memory import keep_large_activations
 from limla.progress import SILENT, Progress
@@ -65,17 +65,19 @@ def train(settings: TrainSettings, progress: Progress = SILENT) -> TrainResult:
             f"amp (float16) needs a GPU, and this runs on the {world.device.type}: leave --amp out"
         )
     manifests = [_checked_manifest(folder) for folder in settings.folders()]
+    source_ids = check_one_source(settings.folders(), manifests)
     decisive = decisive_settings(settings, name, manifests, world.world_size, world.device.type)
     folder = RunFolder(settings.output_dir, decisive)
     done = folder.finished(folder.check())
     if done is not None:
         progress.say(f"{folder.path}: finished already ({done.epochs_run} epochs): nothing to do")
         return done
+    folder.check_table(settings.results_csv)
     if world.device.type == "cpu":
         keep_large_activations()
     devices = [world.device] if world.device.type == "cuda" else []
     with torch.random.fork_rng(devices), joined(world):
-        run = _prepare(settings, name, manifests[0], folder, world, progress)
+        run = _prepare(settings, name, manifests[0], source_ids, folder, world, progress)
         with closing(run.train_loader), closing(run.val_loader), _exclusive(folder, world):
             state = _resume(run, progress)
             return _run_epochs(run, state, progress)
@@ -86,8 +88,9 @@ def _checked_manifest(folder: Path) -> Manifest:
     for split, why in (("train", "there is nothing to train on"), ("val", "training stops by the val loss")):
         if manifest.num_samples(split) == 0:
             raise DataError(
-                f"{folder}: no images in the split '{split}', and {why}; pack the photos again "
-                f"with a share for it (limla pack … --train 0.8 --val 0.1 --test 0.1)"
+                f"{folder}: no images in the split '{split}', and {why}; pack the photos again, plain class folders "
+                f"with shares (limla pack … --train 0.8 --val 0.1 --test 0.1), folders that are split already with a "
+                f"{split}/ folder among them, or with val out of train (limla pack … --val-from-train 0.1)"
             )
     return manifest
 
@@ -117,7 +120,13 @@ class _Run:
 
 
 def _prepare(
-    settings: TrainSettings, name: str, manifest: Manifest, folder: RunFolder, world: World, progress: Progress
+    settings: TrainSettings,
+    name: str,
+    manifest: Manifest,
+    source_ids: dict[str, str],
+    folder: RunFolder,
+    world: World,
+    progress: Progress,
 ) -> _Run:
     """Open the data and build the model; writes nothing."""
     num_classes = len(manifest.class_names)
@@ -137,7 +146,8 @@ def _prepare(
     mean, std = (tuple(model.get_buffer(f"normalise.{part}").flatten().tolist()) for part in ("mean", "std"))
     info = ModelInfo(
         name, num_classes, manifest.class_names, settings.preprocessing, mean, std, manifest.dataset,
-        settings.train_codec, settings.train_quality, settings.seed, {"decoder": train_loader.decoder},
+        settings.train_codec, settings.train_quality, settings.seed,
+        {"decoder": train_loader.decoder, SOURCE_DATA_IDS: source_ids},
     )  # fmt: skip
     return _Run(settings, world, folder, info, learner, train_loader, val_loader)
 

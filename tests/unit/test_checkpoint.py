@@ -15,7 +15,7 @@ from torch import nn
 from limla.errors import DataError, LimlaError, SettingsError
 from limla.files import file_sha256
 from limla.models import user
-from limla.models.base import ModelInfo, build_model
+from limla.models.base import IMAGENET_MEAN, IMAGENET_STD, ModelInfo, build_model
 from limla.models.checkpoint import load_checkpoint, load_user_model, save_checkpoint
 from limla.models.compact import compact
 from limla.models.weights import load_into, read_state_dict
@@ -169,6 +169,22 @@ class _Lines(Progress):
 
     def say(self, message: str) -> None:
         self.lines.append(message)
+
+
+def test_a_limla_checkpoint_brings_its_normalisation(tmp_path: Path) -> None:
+    mean, std = (0.5, 0.25, 0.125), (1.0, 0.5, 0.25)
+    model, path = build_model("compact", 3, mean=mean, std=std), tmp_path / "best.pt"
+    save_checkpoint(path, model, ModelInfo("compact", 3, NAMES, PREPROCESSING, mean, std))
+    loaded = load_user_model("compact", path, NAMES, PREPROCESSING)
+    assert (loaded.info.mean, loaded.info.std) == (mean, std)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model.eval()(images))
+    given = load_user_model("compact", path, NAMES, PREPROCESSING, mean=(0.0, 0.0, 0.0))
+    assert (given.info.mean, given.info.std) == ((0.0, 0.0, 0.0), std)
+    torch.save(compact(3).state_dict(), tmp_path / "plain.pt")
+    plain = load_user_model("compact", tmp_path / "plain.pt", NAMES, PREPROCESSING)
+    assert (plain.info.mean, plain.info.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_a_head_of_another_size_is_drawn_anew_and_said(tmp_path: Path) -> None:

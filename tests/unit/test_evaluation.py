@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import random
@@ -26,17 +28,18 @@ from limla.cli import limla
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError, LimlaError, SettingsError, UnknownNameError
 from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel, evaluate
-from limla.evaluation.pictures import choose_keys
+from limla.evaluation.pictures import choose_keys, picture_name
 from limla.evaluation.stage import batch_seed
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.manifest import Manifest, read_manifest, variant_name
-from limla.models.base import ModelInfo, build_model
+from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model
 from limla.models.checkpoint import load_checkpoint, save_checkpoint
 from limla.progress import Progress
 from limla.results import read_predictions
 from limla.shards import open_shard, shard_name
 from limla.types import Preprocessing
 from tests.conftest import natural_like
+from tests.toy import source_ids
 
 CLASSES = ("cat", "dog", "emu")
 SIDE = 24
@@ -63,9 +66,9 @@ def write_variant(data_dir: Path, quality: int | None, class_names: tuple[str, .
                 about = json.dumps({"key": key, "height": SIDE, "width": SIDE}).encode()
                 writer.add(key, {"jpg": image, "cls": str(label).encode(), "json": about})
         entries.append(writer.entry(path.name, split))
-    manifest = Manifest(
-        data_dir.name, "source" if quality is None else "jpeg", quality, class_names, tuple(entries), {}, {}
-    )
+    codec_name = "source" if quality is None else "jpeg"
+    settings = {} if quality is None else {"source": source_ids(data_dir)}
+    manifest = Manifest(data_dir.name, codec_name, quality, class_names, tuple(entries), settings, {})
     manifest.write(data_dir / name)
 
 
@@ -91,8 +94,10 @@ def write_checkpoint(path: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "best.pt")
+def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained on the data of `data_dir`, it says."""
+    path = tmp_path_factory.mktemp("model") / "best.pt"
+    return write_checkpoint(path, dataset="animals", extra={SOURCE_DATA_IDS: source_ids(data_dir)})
 
 
 class Listening(Progress):
@@ -264,6 +269,14 @@ def test_pictures_are_the_models_inputs(finished: EvaluateResult, data_dir: Path
             assert 1 <= difference.max() <= 8
 
 
+def test_no_two_keys_share_a_picture_name() -> None:
+    parts = ("a", "/", "_", "%", "%5F", "b", ".")
+    keys = {"".join(word) for length in range(1, 6) for word in itertools.product(parts, repeat=length)}
+    assert len({picture_name(key) for key in keys}) == len(keys)
+    assert picture_name("test/cat/photo_1") == "test__cat__photo_1.png"
+    assert not any("/" in picture_name(key) for key in keys)
+
+
 def test_timings_are_one_line_per_computed_cell(finished: EvaluateResult) -> None:
     lines = [json.loads(line) for line in (finished.results_dir / "timings.jsonl").read_text().splitlines()]
     assert {line["cell_id"] for line in lines} == {cell.condition.cell_id for cell in finished.cells}
@@ -339,6 +352,81 @@ def test_class_names_must_be_the_datas(
     assert not (tmp_path / "out").exists(), "the good checkpoint was not evaluated first"
 
 
+def repack(data_dir: Path) -> None:
+    """As packing the photos again with another seed: the same dataset, other splits."""
+    path = data_dir / "source" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"].reverse()
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_variant_of_another_packing_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "animals"
+    for quality in (None, 10, 50):
+        write_variant(data_dir, quality)
+    repack(data_dir)
+    both = settings_for(data_dir, checkpoint, tmp_path / "out", qualities=(10, 50))
+    with pytest.raises(DataError, match=r"jpeg-q10: re-encoded from another packing .*limla reencode"):
+        evaluate(both)
+    write_variant(data_dir, 10)
+    (data_dir / "source" / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"jpeg-q50: re-encoded from another packing than that of .*jpeg-q10"):
+        evaluate(both)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_packing_is_refused(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    other = dict.fromkeys(("train", "test"), "0" * 16)
+    leaking = write_checkpoint(tmp_path / "other.pt", dataset="animals", extra={SOURCE_DATA_IDS: other})
+    with pytest.raises(SettingsError, match=r"other\.pt: trained on another packing of 'animals'"):
+        evaluate(settings_for(data_dir, checkpoint, tmp_path / "out", checkpoints=(checkpoint, leaking)))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dataset": "animals"}, "best.pt: does not record which packing of 'animals'"),
+        ({"dataset": "birds", "extra": {SOURCE_DATA_IDS: {"train": "0"}}}, "trained on the dataset 'birds'"),
+    ],
+)
+def test_an_origin_that_cannot_be_checked_is_said(
+    changes: dict[str, Any], said: str, data_dir: Path, tmp_path: Path
+) -> None:
+    progress = Listening()
+    path = write_checkpoint(tmp_path / "best.pt", **changes)
+    evaluate(settings_for(data_dir, path, tmp_path / "out", attacks=("none",), qualities=(10,)), progress)
+    assert [line for line in progress.said if said in line]
+
+
+def test_torchrun_is_refused(
+    data_dir: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="runs in one process"):
+        evaluate(settings_for(data_dir, checkpoint, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_cells_are_not_computed_twice_at_once(
+    data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    chosen = settings_for(data_dir, checkpoint, tmp_path, qualities=(10,))
+
+    class Second(Progress):
+        """Starts the same evaluation again while the first one is at work."""
+
+        @contextmanager
+        def stage(self, description: str, total: int | None, unit: str = "images") -> Any:
+            with pytest.raises(SettingsError, match=r"the evaluation of compact .* is under way in another"):
+                evaluate(chosen)
+            yield lambda number: None
+
+    evaluate(chosen, Second())
+    assert len(files_of(tmp_path)) == 3
+    assert not list(tmp_path.glob(".*.lock"))
+
+
 def test_a_diverged_model_is_an_error_not_a_row(data_dir: Path, tmp_path: Path) -> None:
     model = build_model("compact", 3)
     with torch.no_grad():
@@ -378,8 +466,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserModel:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_limla_net", raising=False)
-    import importlib
-
     net = importlib.import_module("my_limla_net").build()
     torch.save({"state_dict": {f"module.{key}": value for key, value in net.state_dict().items()}}, "own.pt")
     return UserModel(
@@ -403,6 +489,19 @@ def test_a_users_own_model(own: UserModel, data_dir: Path, tmp_path: Path) -> No
     other = evaluate(replace(chosen, user_model=replace(own, std=(0.5, 0.5, 0.5))))
     assert other.num_skipped == 0
     assert evaluate(chosen).num_skipped == 6
+
+
+def test_a_model_with_more_outputs_than_classes(own: UserModel, data_dir: Path, tmp_path: Path) -> None:
+    """Images at their own size: only the data knows it, so the outputs are checked on the first batch."""
+    module = tmp_path / "my_limla_net.py"
+    module.write_text(OWN_MODEL.replace("nn.Linear(4, 3)", "nn.Linear(4, 5)"))
+    sys.modules.pop("my_limla_net")
+    net = importlib.import_module("my_limla_net").build()
+    torch.save(net.state_dict(), "own.pt")
+    chosen = settings_for(data_dir, Path(), tmp_path / "out", checkpoints=(), user_model=own)
+    with pytest.raises(SettingsError, match=r"into \(1, 5\), but the data has 3 classes"):
+        evaluate(chosen)
+    assert not (tmp_path / "out" / "predictions").exists()
 
 
 def test_command_line_end_to_end(

@@ -18,6 +18,7 @@ from torch import nn
 from limla.cli import limla
 from limla.errors import DataError, LimlaError, SettingsError
 from limla.manifest import read_manifest
+from limla.models.base import SOURCE_DATA_IDS
 from limla.models.checkpoint import load_checkpoint, read_checkpoint
 from limla.tasks.classification import Classification
 from limla.training import TrainSettings, train
@@ -311,6 +312,44 @@ def test_two_runs_share_a_table(tmp_path: Path) -> None:
     assert path.read_text() == "run,loss\nb,2.5\na,1.0\n"
     with pytest.raises(DataError, match="not a table of training runs"):
         append_line(path, {"other": 1}, same=("other",))
+
+
+def test_a_table_of_something_else_is_said_before_the_first_epoch(toy: Path, tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    table.write_text("name,price\n")
+    with pytest.raises(DataError, match=r"results\.csv: not a table of training runs"):
+        train(asked(toy, tmp_path / "out", results_csv=table))
+    assert not (tmp_path / "out").exists()
+    assert table.read_text() == "name,price\n"
+
+
+def test_a_checkpoint_records_the_packing_it_learned_from(toy: Path, tmp_path: Path) -> None:
+    for number, qualities in enumerate(((None,), (5,))):
+        result = train(asked(toy, tmp_path / str(number), epochs=1, qualities=qualities))
+        recorded = load_checkpoint(result.best_checkpoint).info.extra[SOURCE_DATA_IDS]
+        assert recorded == {
+            split: read_manifest(toy / "source").data_id(split) for split in ("train", "val", "test")
+        }
+
+
+def test_a_variant_of_another_packing_is_refused(tmp_path: Path) -> None:
+    data_dir = tmp_path / "shards"
+    make_toy(data_dir)
+    make_toy(data_dir, "jpeg-q5")
+    make_toy(data_dir, counts={"train": 11, "val": 37, "test": 8})
+    for qualities in ((5,), (None, 5)):
+        with pytest.raises(DataError, match=r"jpeg-q5: re-encoded from another packing.*limla reencode"):
+            train(asked(data_dir, tmp_path / "out", qualities=qualities))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_a_checkpoint_bring_their_normalisation(toy: Path, tmp_path: Path) -> None:
+    mean, std = (0.5, 0.25, 0.125), (1.0, 0.5, 0.25)
+    first = train(asked(toy, tmp_path / "first", epochs=1, mean=mean, std=std)).best_checkpoint
+    for name, given, expected in (("taken", None, mean), ("given", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))):
+        result = train(asked(toy, tmp_path / name, epochs=1, weights=first, mean=given))
+        info = load_checkpoint(result.best_checkpoint).info
+        assert (info.mean, info.std) == (expected, std)
 
 
 def test_tensorboard_events_hold_the_history(toy: Path, tmp_path: Path) -> None:
