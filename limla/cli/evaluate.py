@@ -41,8 +41,10 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--output-dir", type=_FOLDER, required=True, help="Where the rows go.")
 @click.option("--model", help="A model of your own, package.module:function.")
 @click.option("--weights", type=_FILE, help="With --model: its state dict.")
-@click.option("--mean", help="With --weights: channel means it was trained with. [default: ImageNet's]")
-@click.option("--std", help="With --weights: channel deviations it was trained with. [default: ImageNet's]")
+@click.option(
+    "--mean", help="With --weights: channel means it was trained with. [default: the file's, else ImageNet's]"
+)
+@click.option("--std", help="With --weights: channel deviations it was trained with. [default: as --mean]")
 @click.option("--image-size", type=int, help="With --weights: side of its input. [default: 224]")
 @click.option(
     "--resize",
@@ -114,6 +116,7 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
 
 
 def _user_model(options: dict[str, Any]) -> UserModel | None:
+    from limla.cli.options import parse_channels
     from limla.evaluation import UserModel
     from limla.types import Preprocessing
 
@@ -139,20 +142,9 @@ def _user_model(options: dict[str, Any]) -> UserModel | None:
             image_size=224 if options["image_size"] is None else options["image_size"],
             resize=options["resize"] or "crop",
         ),
-        mean=_per_channel("--mean", options["mean"]),
-        std=_per_channel("--std", options["std"]),
+        mean=parse_channels(options["mean"], "--mean"),
+        std=parse_channels(options["std"], "--std"),
     )
-
-
-def _per_channel(name: str, text: str | None) -> tuple[float, float, float] | None:
-    from limla.cli.options import parse_fraction
-
-    if text is None:
-        return None
-    values = tuple(parse_fraction(part.strip()) for part in text.split(","))
-    if len(values) != 3:
-        raise SettingsError(f"{name} '{text}': write three numbers, for red, green and blue, as in 0.5,0.5,0.5")
-    return values
 
 
 _COLUMNS = ("accuracy", "robust_accuracy", "attack_success_rate")

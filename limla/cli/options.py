@@ -10,7 +10,7 @@ from limla.errors import SettingsError
 from limla.manifest import SOURCE
 from limla.study import parse_fraction
 
-__all__ = ["parse_fraction", "parse_measure", "parse_qualities"]
+__all__ = ["parse_channels", "parse_fraction", "parse_measure", "parse_qualities"]
 
 _DEFAULT_SCALE = QualityScale("quality", 1, 100)
 _PART = re.compile(r"(?P<first>\d+)(-(?P<last>\d+)(:(?P<step>\d+))?)?", re.ASCII)
@@ -58,6 +58,25 @@ def _parse_part(part: str, text: str, allow_source: bool, scale: QualityScale) -
             f"{scale.knob} list '{text}': the range '{part}' is empty: write low-high:step, with a step of at least 1"
         )
     return range(first, last + 1, step)
+
+
+def parse_channels(text: str | None, option: str) -> tuple[float, float, float] | None:
+    """Three numbers, for red, green and blue: "0.5,0.5,0.5" or "1/255,1/255,1/255"; None where not given.
+
+    Raises `SettingsError` naming the option for anything else.
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise SettingsError(
+            f"{option} '{text}': write three numbers on the [0, 1] scale, for red, green and blue, as in 0.5,0.5,0.5"
+        )
+    try:
+        red, green, blue = (parse_fraction(part.strip()) for part in parts)
+    except SettingsError as error:
+        raise SettingsError(f"{option} '{text}': {error}") from error
+    return red, green, blue
 
 
 def parse_measure(text: str) -> int | Literal["all", "none"]:

@@ -100,14 +100,14 @@ def train(**options: Any) -> None:
     The same command goes on where an interrupted one stopped. With torchrun:
     python -m torch.distributed.run --standalone --nproc_per_node 2 -m limla train …
     """
-    from limla.cli.options import parse_qualities
+    from limla.cli.options import parse_channels, parse_qualities
     from limla.training import TrainSettings
     from limla.training import train as run_training
     from limla.types import Preprocessing
 
     quality, num_threads = options.pop("quality"), options.pop("workers")
     preprocessing = Preprocessing(options.pop("image_size"), options.pop("resize"))
-    mean, std = (parse_channels(options.pop(name), name) for name in ("mean", "std"))
+    mean, std = (parse_channels(options.pop(name), f"--{name}") for name in ("mean", "std"))
     settings = TrainSettings(
         qualities=parse_qualities(quality, allow_source=True),
         num_threads=num_threads,
@@ -127,18 +127,3 @@ def train(**options: Any) -> None:
         f"next: limla evaluate --checkpoint {result.best_checkpoint} --data-dir {settings.data_dir} "
         f"--quality {quality} --output-dir {settings.output_dir / 'results'}"
     )
-
-
-def parse_channels(text: str | None, name: str) -> tuple[float, ...] | None:
-    """Three numbers, for R, G and B: "0.5,0.5,0.5"."""
-    from limla.errors import SettingsError
-
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise SettingsError(f"--{name} '{text}': give three numbers on the [0, 1] scale, e.g. 0.5,0.5,0.5")
-    return values
