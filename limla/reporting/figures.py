@@ -381,14 +381,15 @@ def label_offsets(
 ) -> list[tuple[float, float] | None]:
     """Where each text begins, from its place, all in typographic points; None where it would cover another.
 
-    Tried in turn: below right, above left, above right, below left.
+    Tried in turn: below right, above left, above right, below left. The rightmost point chooses first, so that of
+    two near points each has its name on its own side.
     """
     height = _NAME_POINTS
     taken: list[tuple[float, float, float]] = []
-    offsets: list[tuple[float, float] | None] = []
-    for (x, y), text in zip(places, texts, strict=True):
+    offsets: list[tuple[float, float] | None] = [None] * len(places)
+    for number in sorted(range(len(places)), key=lambda number: -places[number][0]):
+        (x, y), text = places[number], texts[number]
         width = 0.65 * _NAME_POINTS * len(text)  # DejaVu Sans: a digit is 0.64 of the font's height
-        offsets.append(None)
         for right, up in ((4.0, -9.0), (-4 - width, 4.0), (4.0, 4.0), (-4 - width, -9.0)):
             left, bottom = x + right, y + up
             if all(
@@ -396,6 +397,6 @@ def label_offsets(
                 for other, base, long in taken
             ):
                 taken.append((left, bottom, width))
-                offsets[-1] = (right, up)
+                offsets[number] = (right, up)
                 break
     return offsets

@@ -327,6 +327,7 @@ def test_distortion_is_a_mean_over_the_measured_images_of_all_splits(tmp_path: P
 def test_names_at_the_points_cover_no_other() -> None:
     apart = [(0.0, 0.0), (100.0, 50.0)]
     assert label_offsets(apart, ["q1", "q10"]) == [(4.0, -9.0)] * 2
+    assert label_offsets([(0.0, 0.0), (3.0, 1.0)], ["q1", "q10"]) == [(-4 - 2 * 0.65 * 7.5, 4.0), (4.0, -9.0)]
     close = [(0.0, 0.0), (3.0, 1.0), (4.0, 1.0), (4.0, 2.0), (5.0, 2.0), (5.0, 2.0)]
     offsets = label_offsets(close, ["q1"] * 6)
     boxes = [(x + o[0], y + o[1]) for (x, y), o in zip(close, offsets, strict=True) if o is not None]
