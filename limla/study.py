@@ -22,13 +22,17 @@ _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """Shares of each class, which must sum to 1; used only when `raw` is not split already."""
+    """Shares of each class, which must sum to 1; used only when `raw` is not split already.
+
+    `val_from_train` is only for a `raw` that is: the share of train that becomes val when there is no val folder.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
     train: float = 0.8
     val: float = 0.1
     test: float = 0.1
+    val_from_train: float = 0.0
     seed: int = 0
 
 
@@ -110,6 +114,19 @@ class Study:
             LOADERS.check(self.loader)
         if not self.models or not self.seeds or not self.qualities:
             raise SettingsError("models, seeds and qualities must each name at least one")
+        self._check_qualities_named()
+        mixes = [frozenset(qualities) for qualities in self.train_sets()]
+        for name, values in (
+            ("qualities", self.qualities),
+            ("models", self.models),
+            ("seeds", self.seeds),
+            ("train", mixes),
+        ):
+            if len(set(values)) < len(values):
+                raise SettingsError(f"{name} names an entry twice: name each once")
+        Preprocessing(image_size=self.image_size, resize=self.resize)
+
+    def _check_qualities_named(self) -> None:
         known = {SOURCE, *self.qualities}
         for name, entry in (
             *(("train", entry) for entry in self.train),
@@ -121,7 +138,6 @@ class Study:
                     raise SettingsError(
                         f"{name} names quality {quality}, which is not re-encoded; known: {allowed}"
                     )
-        Preprocessing(image_size=self.image_size, resize=self.resize)
 
     def train_sets(self) -> tuple[tuple[int | None, ...], ...]:
         """The qualities of each model to train, None for the originals."""
@@ -216,7 +232,7 @@ def _known_names(path: str) -> list[str]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The entries of a study's TOML file; relative paths in it are relative to the file's folder.
+    """The entries of a study's TOML file; relative paths in it (also of weights) are relative to the file's folder.
 
     Raises `SettingsError` for a file that is missing or is not TOML.
     """
@@ -230,9 +246,18 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     for name in ("data_dir", "output_dir", "raw"):
         if isinstance(settings.get(name), str):
-            # "../out" beside "tools/study.toml" is shown as "out"
-            settings[name] = Path(os.path.normpath(path.parent / Path(settings[name]).expanduser()))
+            settings[name] = _beside(path, settings[name])
+    training = settings.get("training")
+    if isinstance(training, dict):
+        weights = training.get("weights", "none")
+        if isinstance(weights, str) and weights not in ("none", "imagenet"):
+            settings["training"] = {**training, "weights": str(_beside(path, weights))}
     return settings
+
+
+def _beside(study_file: Path, name: str) -> Path:
+    """A path in a study file; "../out" beside "tools/study.toml" is shown as "out"."""
+    return Path(os.path.normpath(study_file.parent / Path(name).expanduser()))
 
 
 def read_study(path: Path) -> Study:

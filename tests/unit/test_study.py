@@ -64,11 +64,15 @@ def test_a_missing_entry_is_named() -> None:
 
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
-    path.write_text('data_dir = "shards/x"\noutput_dir = "/abs/out"\nraw = "photos"\n', encoding="utf-8")
+    text = 'data_dir = "shards/x"\noutput_dir = "/abs/out"\nraw = "photos"\ntraining.weights = "{}"\n'
+    path.write_text(text.format("best.pt"), encoding="utf-8")
     study = read_study(path)
     assert study.data_dir == tmp_path / "shards/x"
     assert study.output_dir == Path("/abs/out")
     assert study.raw == tmp_path / "photos"
+    assert study.training.weights == str(tmp_path / "best.pt")
+    path.write_text(text.format("imagenet"), encoding="utf-8")
+    assert read_study(path).training.weights == "imagenet"
 
 
 @pytest.mark.parametrize("content", [b"data_dir = ", b"\xff\xfe"])
