@@ -22,4 +22,6 @@ def fetch(name: str, folder: Path, merge: bool) -> None:
     from limla.fetching import fetch as fetch_dataset
 
     num_images = fetch_dataset(name, folder, merge, ConsoleProgress())
-    click.echo(f"{num_images} images in {folder}; next: limla pack {folder} shards/{folder.name}")
+    # an official split without a validation part, as CIFAR's
+    share = " --val-from-train 0.1" if (folder / "train").is_dir() and not (folder / "val").is_dir() else ""
+    click.echo(f"{num_images} images in {folder}; next: limla pack {folder} shards/{folder.name}{share}")
