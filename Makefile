@@ -8,7 +8,7 @@ NAME      ?= $(shell basename "$(RAW)")
 BIN       := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint shards train report bench clean
+.PHONY: help demo test check lint shards named train report bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -47,8 +47,7 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, layers
 
 check: lint test  ## lint, then the tests
 
-shards: $(VENV)/.installed  ## RAW=folder [QUALITIES=1,5,10,50,90] [SHARDS=shards] [NAME=…]: pack and re-encode photos
-	@test -n "$(RAW)" || { echo "name the folder of photos: make shards RAW=path/to/folder QUALITIES=$(QUALITIES)" >&2; exit 2; }
+shards: | named $(VENV)/.installed  ## RAW=folder [QUALITIES=1,5,10,50,90] [SHARDS=shards] [NAME=…]: pack and re-encode photos
 	$(BIN)/python tools/pack.py "$(RAW)" "$(SHARDS)/$(NAME)"
 	$(BIN)/python tools/reencode.py "$(SHARDS)/$(NAME)" --quality "$(QUALITIES)"
 
@@ -58,11 +57,14 @@ train: $(VENV)/.installed  ## ARGS="--data-dir shards/flowers --quality 10 …":
 report: $(VENV)/.installed  ## ARGS="results --output report.html": limla report
 	$(BIN)/limla report $(ARGS)
 
-bench: $(VENV)/.installed  ## RAW=folder of photos: throughput side by side, JSON in benchmarks/results
-	@test -n "$(RAW)" || { echo "name a folder of photos: make bench RAW=path/to/folder" >&2; exit 2; }
+bench: | named $(VENV)/.installed  ## RAW=folder of photos: throughput side by side, JSON in benchmarks/results
 	$(BIN)/python benchmarks/reencode.py --photos "$(RAW)"
 	$(BIN)/python benchmarks/load.py "$(RAW)"
 	$(BIN)/python benchmarks/attacks.py --output benchmarks/results/attacks.json
+
+# before anything is installed
+named:
+	@test -n "$(RAW)" || { echo "name the folder of photos: make $(MAKECMDGOALS) RAW=path/to/folder" >&2; exit 2; }
 
 clean:  ## remove the environment and the demo
 	rm -rf $(VENV) demo

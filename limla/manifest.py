@@ -109,7 +109,8 @@ def read_manifest(folder: Path) -> Manifest:
             )
             raise DataError(f"{folder}: no such shard folder{there}") from error
         raise DataError(
-            f"{path}: missing, so the folder is unfinished: run the command that makes it again"
+            f"{path}: missing, so the folder is unfinished: run the command that makes it again, "
+            "or remove the folder first if that refuses it"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a limla manifest ({error}); make the folder again") from error

@@ -1,11 +1,10 @@
-"""Rate, distortion and classification metrics, each defined once (numpy only)."""
+"""Rate, distortion and classification metrics, each defined once (no torch)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 from typing import Any
 
 import numpy as np

@@ -222,7 +222,11 @@ def _first_problem(problems: Sequence[Any]) -> str:
     if problem["type"] in ("missing", "missing_argument"):
         return f"'{path}' is missing: add it"
     expected = _EXPECTED.get(path.split(".")[0])
-    message = f"expected {expected}" if expected else problem["msg"][0].lower() + problem["msg"][1:]
+    message = (
+        f"expected {expected}"
+        if expected
+        else (problem["msg"][0].lower() + problem["msg"][1:]).replace("tuple", "list")
+    )
     return f"'{path}' is {problem['input']!r}: {message}"
 
 

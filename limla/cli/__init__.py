@@ -45,6 +45,9 @@ class LimlaCommand(click.Command):
             raise _UserMistake(f"{error.filename}: no such file or folder") from error
         except PermissionError as error:
             raise _UserMistake(f"{error.filename}: permission denied; check its owner and mode") from error
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            reason = (error.strerror or "in the way").lower()
+            raise _UserMistake(f"{error.filename}: {reason}; choose another path") from error
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise _OperatingSystemFailed(f"{where}{error.strerror or error}; {self.go_on}") from error

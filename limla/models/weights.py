@@ -36,12 +36,15 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
+        _check_sums(path)
         with warnings.catch_warnings():
             # torch warns of pickle protocols newer than its own; what it cannot read it refuses by an error
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
+    except DataError:
+        raise
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|Unsupported global:)\s+`?([\w.]+)", str(error))
+        found = re.search(r"GLOBAL\s+`?([\w.]+)", str(error))
         what = f"the Python object '{found[1]}'" if found else "something that is not plain tensors"
         raise DataError(
             f"{path}: refused, it holds {what}, and loading that could run code; "
@@ -57,6 +60,18 @@ def read_file(path: Path) -> Any:
         zipfile.BadZipFile,
     ) as error:
         raise DataError(f"{path}: damaged, or not a file of torch.save ({type(error).__name__})") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raise `DataError` when a record's checksum is wrong: torch itself reads flipped bits as weights."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise DataError(
+            f"{path}: damaged, the checksum of its record '{damaged}' is wrong; copy or train it again"
+        )
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

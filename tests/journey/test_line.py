@@ -132,6 +132,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists(), "nothing is left behind"
 
 
+def test_a_file_where_a_folder_must_go_is_one_line(tmp_path: Path, photo_folder: Path) -> None:
+    (tmp_path / "taken").write_text("mine", encoding="utf-8")
+    for target in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        done = type_in("pack", photo_folder, target)
+        assert done.exit_code == 2, done.output
+        assert "choose" in done.output
+        assert "Traceback" not in done.output
+    assert (tmp_path / "taken").read_text(encoding="utf-8") == "mine"
+
+
 def test_help_lists_every_command_without_importing_torch() -> None:
     script = (
         "import sys\nfrom limla.cli import limla\n"
