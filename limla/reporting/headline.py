@@ -15,13 +15,18 @@ def headline(section: Section) -> list[str]:
 
     An interval is said to lie below, to lie above or to overlap, each only where the two 95% intervals do so.
     """
-    models = list(dict.fromkeys(subject.model for subject in section.subjects))
+    models = list(dict.fromkeys(map(_group, section.subjects)))
     paragraphs = [text for model in models[:_MAX_MODELS] for text in _of_model(section, model)]
     if len(models) > _MAX_MODELS:
         paragraphs.append(
             f"{len(models) - _MAX_MODELS} more models: see the figures and the table of all metrics."
         )
     return [text for text in paragraphs if text]
+
+
+def _group(subject: Subject) -> str:
+    """Training conditions of one model are told together; models that limla did not train each alone."""
+    return subject.label if subject.train_quality == "unknown" else subject.model
 
 
 def percent(point: Point | None) -> str:
@@ -34,7 +39,7 @@ def percent(point: Point | None) -> str:
 
 
 def _of_model(section: Section, model: str) -> list[str]:
-    subjects = [subject for subject in section.subjects if subject.model == model]
+    subjects = [subject for subject in section.subjects if _group(subject) == model]
     subject = subjects[0]
     sentences: list[str] = []
     clean = section.clean
@@ -55,7 +60,7 @@ def _of_model(section: Section, model: str) -> list[str]:
 def _trained(subject: Subject) -> str:
     text = train_text(subject.train_codec, subject.train_quality)
     if subject.train_quality == "unknown":
-        return subject.model
+        return subject.label.replace(f" · {text}", "")
     return f"{subject.model} trained on {'the originals' if subject.train_quality == 'source' else text}"
 
 

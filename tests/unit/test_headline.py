@@ -105,3 +105,20 @@ def test_under_attack(points: dict[str, tuple[float, float, float]], expected: s
 def test_without_the_originals_the_best_quality_is_named() -> None:
     text = said(FGSM, q1=HIGH, q10=SAME, q50=HALF)
     assert "Against q50, the interval overlaps at q10, lies above at q1." in text
+
+
+def test_two_models_that_limla_did_not_train_are_each_told() -> None:
+    subjects = [
+        Subject(
+            "net", "unknown", "unknown", "p", "cpu", name, f"net · unknown training · {name}", ((name, -1),)
+        )
+        for name in ("c1", "c2")
+    ]
+    points = {
+        ((subject, ("source", None), CLEAN), "accuracy"): Point(value, low, high, 400, 1)
+        for subject, (value, low, high) in zip(subjects, (HIGH, LOW), strict=True)
+    }
+    section = Section("set", "test", subjects, [("source", None)], [CLEAN], [], {}, points)
+    text = " ".join(headline(section))
+    assert "net · c1 is right on 90.0% [87.0, 93.0]" in text
+    assert "net · c2 is right on 10.0% [7.0, 13.0]" in text
