@@ -112,7 +112,7 @@ def main(study_file: Path, raw: Path | None, output: Path) -> None:
     write_json(
         output,
         {
-            "command": f"python benchmarks/study.py benchmarks/{study_file.name}"
+            "command": f"python benchmarks/study.py {study_file}"
             + (" --raw path/to/photos" if raw else "")
             + f" --output benchmarks/results/{output.name}",
             "machine": describe_machine(),
