@@ -7,6 +7,7 @@ python benchmarks/pages.py
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,11 @@ def _study(name: str, title: str) -> list[str]:
         f"model {', '.join(study['models'])}, image size {study['image_size']}, "
         f"seed {', '.join(map(str, study['seeds']))}, "
         f"at most {study['training']['epochs']} epochs. "
-        + "Seconds: "
+        + "Wall time in seconds: "
         + ", ".join(f"{stage} {value:.0f}" for stage, value in data["seconds"].items())
         + ".",
+        "### Images/s of each stage",
+        _stages(data),
         "### Rate and distortion",
         _table(["", "kB per image", "bits per pixel", "PSNR dB", "SSIM", "images measured"], rates),
         "### Accuracy in %, 95% Wilson interval; columns: tested on",
@@ -95,21 +98,36 @@ def _study(name: str, title: str) -> list[str]:
         for eps in study["evaluation"]["eps"]:
             title = f"### Robust accuracy in %: {attack.upper()}, eps {round(255 * eps, 2):g}/255"
             parts += [title, _matrix(data, "robust_accuracy", attack, eps)]
-    if data["timings"]:
-        parts += ["### Images/s of evaluation", _speeds(data["timings"])]
     return parts
 
 
-def _speeds(timings: list[dict[str, Any]]) -> str:
-    import statistics
-
-    by_attack: dict[str, list[float]] = {}
-    for row in timings:
-        by_attack.setdefault(row["attack"], []).append(row["images_per_s"])
+def _stages(data: dict[str, Any]) -> str:
+    num_images = sum(data["num_samples"].values())
+    study, seconds = data["study"], data["seconds"]
+    speeds = data["training_speeds"]
+    epochs = [row["epochs"] for row in speeds]
+    measured = "all images" if study["measure"] == "all" else f"{study['measure']} images"
     rows = [
-        [attack, f"{statistics.median(values):.0f}", str(len(values))] for attack, values in by_attack.items()
+        ["pack", f"{num_images / seconds['pack']:.0f}", ""],
+        [
+            "re-encode",
+            f"{num_images / seconds['reencode']:.0f}",
+            f"each at {len(study['qualities'])} qualities; PSNR and SSIM of {measured}",
+        ],
+        [
+            "train",
+            f"{statistics.median(row['images_per_s'] for row in speeds):.0f}",
+            f"median over {len(speeds)} runs of {min(epochs)} to {max(epochs)} epochs",
+        ],
     ]
-    return _table(["attack", "median images/s", "cells"], rows)
+    by_attack: dict[str, list[float]] = {}
+    for row in data["timings"]:
+        by_attack.setdefault(row["attack"], []).append(row["images_per_s"])
+    rows += [
+        [f"evaluate, {attack}", f"{statistics.median(values):.0f}", f"median over {len(values)} cells"]
+        for attack, values in by_attack.items()
+    ]
+    return _table(["", "images/s", ""], rows)
 
 
 def _demo_figure(path: Path) -> None:
@@ -152,6 +170,8 @@ def main() -> None:
         "Made by `python benchmarks/pages.py` from `benchmarks/results/*.json`; "
         "every JSON names the command that made it.",
         *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
+        "Other work ran on the same two cores while these models were trained, so the times of this section are upper "
+        "bounds.",
         *_study("demo", "The calibration dataset (`make demo`)"),
         *_throughput(),
     ]

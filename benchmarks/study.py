@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,16 @@ def _class_recalls(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def _training_speeds(study: Study) -> list[dict[str, Any]]:
+    """Per trained model: epochs run and the median images/s of an epoch (training and validation together)."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted((study.output_dir / "models").glob("*/history.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            speeds = [float(row["images_per_s"]) for row in csv.DictReader(file)]
+        rows.append({"run": path.parent.name, "epochs": len(speeds), "images_per_s": statistics.median(speeds)})
+    return rows
+
+
 def _timings(study: Study) -> list[dict[str, Any]]:
     path = study.output_dir / "results" / "timings.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
@@ -95,16 +107,22 @@ def _timings(study: Study) -> list[dict[str, Any]]:
 @click.argument("study_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--raw", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The JSON file to write.")
-def main(study_file: Path, raw: Path | None, output: Path) -> None:
+@click.option(
+    "--collect", is_flag=True, help="Run nothing: read the finished run again; OUTPUT keeps its times."
+)
+def main(study_file: Path, raw: Path | None, output: Path, collect: bool) -> None:
     """Run STUDY_FILE from nothing and write OUTPUT."""
     settings = read_settings(study_file)
     if raw is not None:
         settings["raw"] = raw
     study = study_from(settings, str(study_file))
-    for folder in (study.data_dir, study.output_dir / "models", study.output_dir / "results"):
-        if folder.exists():
-            raise click.UsageError(f"{folder} is there: this measures a run from nothing; remove it first")
-    result = run(study, ConsoleProgress())
+    if collect:
+        seconds = json.loads(output.read_text(encoding="utf-8"))["seconds"]
+    else:
+        for folder in (study.data_dir, study.output_dir / "models", study.output_dir / "results"):
+            if folder.exists():
+                raise click.UsageError(f"{folder} is there: this measures a run from nothing; remove it first")
+        seconds = {stage: round(value, 2) for stage, value in run(study, ConsoleProgress()).seconds.items()}
     manifest = read_manifest(study.data_dir / "source")
     shown = dataclasses.asdict(study)
     for name in ("raw", "data_dir", "output_dir"):
@@ -119,10 +137,11 @@ def main(study_file: Path, raw: Path | None, output: Path) -> None:
             "study": json.loads(json.dumps(shown, default=str)),
             "summary": manifest.summary,
             "num_samples": {split: manifest.num_samples(split) for split in manifest.splits()},
-            "seconds": {stage: round(value, 2) for stage, value in result.seconds.items()},
+            "seconds": seconds,
             "rates": _rates(study),
             "metrics": _metrics(study),
             "class_recalls": _class_recalls(study),
+            "training_speeds": _training_speeds(study),
             "timings": _timings(study),
         },
     )
