@@ -117,7 +117,7 @@ def _stages(data: dict[str, Any]) -> str:
         [
             "train",
             f"{statistics.median(row['images_per_s'] for row in speeds):.0f}",
-            f"median over {len(speeds)} runs of {min(epochs)} to {max(epochs)} epochs",
+            f"median over {len(speeds)} runs, the longest of {max(epochs)} epochs",
         ],
     ]
     by_attack: dict[str, list[float]] = {}
