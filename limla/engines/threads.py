@@ -99,3 +99,5 @@ def map_in_threads(
         # parts not yet begun are cancelled, which wakes the items that wait for them: they clean up and end
         pool.shutdown(wait=False, cancel_futures=True)
         lanes.shutdown(wait=True, cancel_futures=True)
+        # the parts already under way end on their own, within the time of one image
+        pool.shutdown(wait=True)
