@@ -5,7 +5,8 @@
         ├── UnknownNameError    a name that is in no catalogue
         ├── MissingDependencyError  an optional package is not installed
         ├── SettingsError       settings that contradict each other or an existing folder
-        └── DataError           a file on disk is missing, damaged or not what its manifest says
+        ├── DataError           a file on disk is missing, damaged or not what its manifest says
+        └── ProcessLostError    another of the processes that torchrun started has ended
 
 The command line prints a `LimlaError` as one line and exits with code 2. Bugs of our own are
 `assert`ed and keep their traceback.
@@ -30,3 +31,11 @@ class SettingsError(LimlaError):
 
 class DataError(LimlaError):
     """A file on disk that is missing, damaged, or different from what its manifest says."""
+
+
+class ProcessLostError(LimlaError):
+    """Another of the processes that work together has ended, of an error of its own that it tells itself."""
+
+
+class BenchmarkError(LimlaError):
+    """A contender of a benchmark failed, or contenders did not do the same work: the numbers would mean nothing."""

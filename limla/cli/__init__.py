@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any, ClassVar
 
 import click
 
-from limla.errors import LimlaError
+from limla.errors import LimlaError, ProcessLostError, SettingsError
 
 COMMANDS = {
     "pack": "limla.cli.pack:pack",
@@ -38,6 +39,7 @@ class LimlaCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn the errors a user can mend into one line."""
         try:
+            self._check_processes(ctx)
             return super().invoke(ctx)
         except LimlaError as error:
             raise _UserMistake(str(error)) from error
@@ -53,6 +55,57 @@ class LimlaCommand(click.Command):
             raise _OperatingSystemFailed(f"{where}{error.strerror or error}; {self.go_on}") from error
         except KeyboardInterrupt as error:
             raise _Interrupted(f"interrupted; {self.go_on}") from error
+
+    def _check_processes(self, ctx: click.Context) -> None:
+        """Raise `SettingsError` under torchrun: every process would do, and write, the same."""
+        if _several_processes():
+            if _follows():
+                raise SystemExit(_UserMistake.exit_code)
+            raise SettingsError(
+                f"limla {ctx.info_name} runs in one process, and torchrun started {os.environ['WORLD_SIZE']} "
+                "(WORLD_SIZE): start it without torchrun; limla train and limla evaluate share work between processes"
+            )
+
+
+class TorchrunCommand(LimlaCommand):
+    """A command that torchrun may start in several processes, of which one tells the user of an error."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the arguments; a mistake in them is every process's, and the first one shows it."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            if _several_processes() and _follows():
+                raise SystemExit(error.exit_code) from error
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `LimlaCommand.invoke`."""
+        try:
+            return super().invoke(ctx)
+        except _OneLine as error:
+            if _several_processes() and not _tells_the_user(error):
+                raise SystemExit(error.exit_code) from error
+            raise
+
+    def _check_processes(self, ctx: click.Context) -> None:
+        del ctx
+
+
+def _several_processes() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def _follows() -> bool:
+    return os.environ.get("RANK", "0") not in ("", "0")
+
+
+def _tells_the_user(error: _OneLine) -> bool:
+    if isinstance(error, _Interrupted):
+        return not _follows()
+    from limla.world import tells_the_user
+
+    return tells_the_user(lost_another=isinstance(error.__cause__, ProcessLostError))
 
 
 class _OneLine(click.ClickException):

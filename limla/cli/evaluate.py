@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from limla.cli import LimlaCommand
+from limla.cli import TorchrunCommand
 from limla.cli.console import ConsoleProgress
 from limla.errors import SettingsError
 
@@ -21,7 +21,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.command(
     "evaluate",
     short_help="Models × qualities × attacks → rows.",
-    cls=LimlaCommand,
+    cls=TorchrunCommand,
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
 )
 @click.option(
@@ -64,14 +64,18 @@ def evaluate(data_dir: Path, output_dir: Path, **options: Any) -> None:
     """Accuracy and robust accuracy of trained models on each test quality.
 
     Writes one Parquet file of rows per model, test quality and attack under OUTPUT_DIR; run the same command
-    again to go on after an interruption. Attacks need eps as in 8/255.
+    again to go on after an interruption. Attacks need eps as in 8/255. On several GPUs, or machines:
+    torchrun --standalone --nproc-per-node 2 -m limla evaluate … (the same files, byte for byte).
     """
     from limla.evaluation import evaluate as evaluate_grid
     from limla.models.memory import keep_large_activations
+    from limla.world import torchrun_world
 
     settings = _settings(data_dir, output_dir, options)
     keep_large_activations()
     result = evaluate_grid(settings, ConsoleProgress())
+    if not torchrun_world("cpu").is_first:
+        return
     _show(result)
     click.echo(f"rows: {output_dir / 'predictions'}")
     click.echo(f"next: limla report {output_dir} --data-dir {data_dir} --output {output_dir / 'report.html'}")

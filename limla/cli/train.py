@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from limla.cli import LimlaCommand
+from limla.cli import TorchrunCommand
 from limla.cli.console import ConsoleProgress
 
 # options by what they are about; --help shows them in these groups
@@ -19,7 +19,7 @@ _GROUPS = {
 }
 
 
-class _TrainCommand(LimlaCommand):
+class _TrainCommand(TorchrunCommand):
     """Takes --data_dir for --data-dir, and shows its many options in groups."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -97,13 +97,14 @@ def train(**options: Any) -> None:
     """Train a model on a dataset's originals, on one quality, or on a mix of qualities.
 
     Writes best.pt (lowest val loss), last.pt, classes.json, info.json, history.csv and a line of results.csv.
-    The same command goes on where an interrupted one stopped. With torchrun:
-    python -m torch.distributed.run --standalone --nproc_per_node 2 -m limla train …
+    The same command goes on where an interrupted one stopped. On several GPUs, or machines:
+    torchrun --standalone --nproc-per-node 2 -m limla train …
     """
     from limla.cli.options import parse_channels, parse_qualities
     from limla.training import TrainSettings
     from limla.training import train as run_training
     from limla.types import Preprocessing
+    from limla.world import torchrun_world
 
     quality, num_threads = options.pop("quality"), options.pop("workers")
     preprocessing = Preprocessing(options.pop("image_size"), options.pop("resize"))
@@ -117,6 +118,8 @@ def train(**options: Any) -> None:
         **options,
     )
     result = run_training(settings, ConsoleProgress())
+    if not torchrun_world("cpu").is_first:
+        return
     metrics = result.metrics
     click.echo(f"best epoch {int(metrics['epoch'])} of {result.epochs_run}")
     for part in ("train", "val"):

@@ -110,7 +110,7 @@ def _order_note(info: ModelInfo, user: UserModel) -> str:
 
 
 class EvaluatedModel:
-    """A loaded model and its fast copy, which is prepared on the first batch."""
+    """A loaded model, and its fast copy once the first batch is there."""
 
     def __init__(self, source: ModelSource, device: str, progress: Progress) -> None:
         loaded = source.load()
@@ -122,17 +122,29 @@ class EvaluatedModel:
         self._victim: Victim | None = None
         self._progress = progress
 
-    def victim(self, images: Tensor) -> Victim:
-        """The fast copy; its speed-ups are checked on two of `images` when it is made.
+    @property
+    def victim(self) -> Victim:
+        """The fast copy; `prepare` makes it."""
+        assert self._victim is not None
+        return self._victim
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the fast copy is there."""
+        return self._victim is not None
+
+    def prepare(self, example: Tensor) -> None:
+        """Make the fast copy.
+
+        Args:
+            example: (1 or 2, 3, H, W) float32 images in [0, 1] on the CPU, on which its speed-ups are checked.
 
         Raises `SettingsError` for a model that does not turn images of this size into one output per class.
         """
-        if self._victim is None:
-            assert self._loaded is not None
-            height, width = images.shape[2:]
-            check_output(self._loaded.model, self.info.model, self.info.num_classes, (height, width))
-            self._victim = prepare_victim(self._loaded.model, self.device, images[:2])
-            self._loaded = None  # the copy is all that is needed from here
-            for note in self._victim.notes:
-                self._progress.say(f"{self.where}: runs without a speed-up: {note}")
-        return self._victim
+        assert self._loaded is not None
+        height, width = example.shape[2:]
+        check_output(self._loaded.model, self.info.model, self.info.num_classes, (height, width))
+        self._victim = prepare_victim(self._loaded.model, self.device, example.to(self.device))
+        self._loaded = None  # the copy is all that is needed from here
+        for note in self._victim.notes:
+            self._progress.say(f"{self.where}: runs without a speed-up: {note}")

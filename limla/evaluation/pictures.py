@@ -64,11 +64,11 @@ class PictureFolder:
         self._condition = condition
         self._index: list[dict[str, object]] = []
 
-    def add(self, row: PredictionRow, image: Tensor) -> None:
-        """Write one (3, H, W) model input in [0, 1], whole or not at all."""
+    def add(self, row: PredictionRow, image: Image) -> None:
+        """Write one model input, whole or not at all."""
         name = picture_name(row.key)
         buffer = io.BytesIO()
-        PillowImage.fromarray(to_uint8(image)).save(buffer, format="PNG")
+        PillowImage.fromarray(image).save(buffer, format="PNG")
         write_bytes(self.folder / name, buffer.getvalue())
         self._index.append(
             {

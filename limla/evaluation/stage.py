@@ -1,36 +1,33 @@
-"""The one loop in which loader, attack, model and task meet."""
+"""Walk the grid: open each variant, find the cells that are not there yet, compute and write them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from limla.attacks.base import Attack
 from limla.errors import DataError, SettingsError
 from limla.evaluation.models import EvaluatedModel, TestedData, check_models, model_sources
+from limla.evaluation.passes import Cell, run_pass
 from limla.evaluation.pictures import PictureFolder, choose_keys
 from limla.evaluation.settings import EvaluateSettings, build_attacks, caution, read_variants
 from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
 from limla.loaders.base import Loader, LoaderSettings, open_loader
 from limla.manifest import Manifest, check_one_source, library_versions, verify_shards
 from limla.models.device import choose_device
-from limla.models.victim import Victim
 from limla.progress import SILENT, Progress
-from limla.results import Condition, PredictionRow, prediction_path, write_predictions
-from limla.tasks.base import Judgement
+from limla.results import Condition, prediction_path, write_predictions
 from limla.tasks.classification import Classification
-from limla.types import Batch
+from limla.world import World, joined, torchrun_world
 
 TIMINGS = "timings.jsonl"
 
@@ -43,8 +40,9 @@ class CellResult:
         condition: what was evaluated.
         num_samples: images.
         computed: False when its rows were there already.
-        seconds_loading: wait for the loader's batches; a pass is shared by the cells of a variant.
-        seconds_computing: attack and model.
+        seconds_loading: wait for the loader's batches, the first one included; a pass is shared by the cells of a
+            variant. Of several processes (torchrun), the one that took longest.
+        seconds_computing: attack and model, likewise.
     """
 
     condition: Condition
@@ -67,10 +65,17 @@ class EvaluateResult:
     Attributes:
         results_dir: rows under `predictions/`, pictures under `samples/`.
         cells: every cell of the grid, by checkpoint, variant and attack.
+        seconds_total: wall time of all of it. What is neither loading nor computing goes into opening models and
+            shards, their checksums, and writing.
+        seconds_loading: wait for the loaders' batches, each pass once.
+        seconds_computing: attacks and models.
     """
 
     results_dir: Path
     cells: tuple[CellResult, ...]
+    seconds_total: float = 0.0
+    seconds_loading: float = 0.0
+    seconds_computing: float = 0.0
 
     @property
     def num_skipped(self) -> int:
@@ -85,46 +90,43 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
     skipped, so an interrupted evaluation goes on where it was. The attacks of one variant share one pass over
     its images.
 
+    Under torchrun the processes share each pass. The first one decides what is to do and alone writes files, whose
+    bytes are those of a single process; every process returns the same result.
+
     Raises a `LimlaError` before any work for names, parameters, variants or classes that do not fit, and
-    during it for damaged shards or a model whose outputs are not finite.
+    during it for damaged shards, a model whose outputs are not finite, or another process that ended.
     """
-    _check_alone()
-    manifests = read_variants(settings)
-    attacks = build_attacks(settings)
-    device = str(choose_device(settings.device))
-    first = next(iter(manifests.values()))
-    source_ids = check_one_source([settings.data_dir / name for name in manifests], list(manifests.values()))
-    data = TestedData(first.dataset, first.class_names, source_ids)
-    sources = model_sources(settings, device, data.class_names)
-    check_models(sources, data, progress)
-    for line in filter(None, map(caution, attacks)):
-        progress.say(line)
-    cells: list[CellResult] = []
-    with exact_float32():
+    started = time.perf_counter()
+    world = torchrun_world("cpu")
+    if not world.is_first:
+        progress = SILENT
+    with joined(world, tensors=False), exact_float32():
+        manifests = read_variants(settings)
+        attacks = build_attacks(settings)
+        device = str(choose_device(settings.device, world.local_rank))
+        first = next(iter(manifests.values()))
+        source_ids = check_one_source(
+            [settings.data_dir / name for name in manifests], list(manifests.values())
+        )
+        data = TestedData(first.dataset, first.class_names, source_ids)
+        sources = model_sources(settings, device, data.class_names)
+        check_models(sources, data, progress)
+        for line in filter(None, map(caution, attacks)):
+            progress.say(line)
+        cells: list[CellResult] = []
+        loading = 0.0
         for source in sources:
             model = EvaluatedModel(source, device, progress)
             for variant, manifest in manifests.items():
-                cells += _evaluate_variant(settings, model, variant, manifest, attacks, progress)
-    result = EvaluateResult(settings.results_dir, tuple(cells))
+                done = _evaluate_variant(settings, model, variant, manifest, attacks, world, progress)
+                loading += max(cell.seconds_loading for cell in done)
+                cells += done
+        computing = sum(cell.seconds_computing for cell in cells)
+        total = time.perf_counter() - started
+        result = world.broadcast(EvaluateResult(settings.results_dir, tuple(cells), total, loading, computing))
     if result.num_skipped:
         progress.say(f"{result.num_skipped} of {len(cells)} cells were there already and are kept")
     return result
-
-
-def _check_alone() -> None:
-    """Raise `SettingsError` under torchrun: every process would compute, and write, the same cells."""
-    num_processes = os.environ.get("WORLD_SIZE", "1")
-    if num_processes not in ("", "1"):
-        raise SettingsError(
-            f"limla evaluate runs in one process, and torchrun started {num_processes} (WORLD_SIZE): start it without "
-            "torchrun; to use several GPUs, give each command its own --checkpoint and --device"
-        )
-
-
-def batch_seed(seed: int, batch_number: int) -> int:
-    """The seed of one batch's attack, in [0, 2**63): it depends on nothing but the two numbers."""
-    digest = hashlib.sha256(f"{seed}/{batch_number}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @contextmanager
@@ -137,23 +139,13 @@ def exact_float32() -> Iterator[None]:
         yield
 
 
-@dataclass
-class _Cell:
-    """A cell that is being computed."""
-
-    attack: Attack
-    condition: Condition
-    pictures: PictureFolder
-    rows: list[PredictionRow] = field(default_factory=list)
-    seconds_computing: float = 0.0
-
-
 def _evaluate_variant(
     settings: EvaluateSettings,
     model: EvaluatedModel,
     variant: str,
     manifest: Manifest,
     attacks: Sequence[Attack],
+    world: World,
     progress: Progress,
 ) -> list[CellResult]:
     """All attacks on one variant in one pass over its images; only the cells that are not there yet."""
@@ -161,26 +153,29 @@ def _evaluate_variant(
     loader_settings = LoaderSettings(
         preprocessing=model.info.preprocessing,
         batch_size=settings.batch_size,
+        rank=world.rank,
+        world_size=world.world_size,
         device=model.device,
         verify_contents=False,  # checked below, and only if there is work
     )
     with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
         conditions = [_condition(settings, model, manifest, attack, loader) for attack in attacks]
+        _check_alike(conditions, world)
         finished: dict[Condition, CellResult] = {}
-        if _to_do(settings.results_dir, conditions):
-            settings.results_dir.mkdir(parents=True, exist_ok=True)
+        if any(_to_do(settings, conditions, world)):
             title = f"{model.info.model} ({model.info.train_quality}) on {variant}"
             lock = settings.results_dir / f".{model.checkpoint_id}-{variant}.lock"
-            with exclusive(lock, f"the evaluation of {title}"):
+            with _held(lock, f"the evaluation of {title}", world):
+                # looked up again: another command may have finished a cell before the lock was ours
+                wanted = _to_do(settings, conditions, world)
                 cells = [
-                    _Cell(attack, condition, PictureFolder(settings.results_dir, condition))
-                    for attack, condition in zip(attacks, conditions, strict=True)
-                    # looked up again: another process may have finished it before the lock was ours
-                    if _to_do(settings.results_dir, [condition])
+                    Cell(attack, condition)
+                    for attack, condition, is_wanted in zip(attacks, conditions, wanted, strict=True)
+                    if is_wanted
                 ]
                 if cells:
                     finished = _evaluate_cells(
-                        settings, model, manifest, folder, loader, cells, title, progress
+                        settings, model, manifest, folder, loader, cells, title, world, progress
                     )
     return [
         finished.get(condition, CellResult(condition, manifest.num_samples(settings.split), False))
@@ -188,8 +183,33 @@ def _evaluate_variant(
     ]
 
 
-def _to_do(results_dir: Path, conditions: Sequence[Condition]) -> list[Condition]:
-    return [condition for condition in conditions if not prediction_path(results_dir, condition).exists()]
+def _check_alike(conditions: Sequence[Condition], world: World) -> None:
+    """Raise `SettingsError` when another process has other data, another model or another decoder."""
+    for number, others in enumerate(world.gather(list(conditions))):
+        for mine, other in zip(conditions, others, strict=True):
+            different = [name for name, value in vars(mine).items() if vars(other)[name] != value]
+            if different:
+                name = different[0]
+                raise SettingsError(
+                    f"process {number} sees another {name} ({vars(other)[name]}) than process 0 "
+                    f"({vars(mine)[name]}): start all with the same options, on the same shards and checkpoints, "
+                    "and with GPUs everywhere or nowhere"
+                )
+
+
+def _to_do(settings: EvaluateSettings, conditions: Sequence[Condition], world: World) -> list[bool]:
+    """Which conditions have no rows yet; the first process looks, so that none disagrees."""
+    paths = [prediction_path(settings.results_dir, condition) for condition in conditions]
+    return world.broadcast([not path.exists() for path in paths] if world.is_first else [])
+
+
+@contextmanager
+def _held(lock: Path, what: str, world: World) -> Iterator[None]:
+    """The first process holds the lock for all."""
+    if world.is_first:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(lock, what) if world.is_first else nullcontext():
+        yield
 
 
 def _evaluate_cells(
@@ -198,99 +218,51 @@ def _evaluate_cells(
     manifest: Manifest,
     folder: Path,
     loader: Loader,
-    cells: list[_Cell],
+    cells: list[Cell],
     title: str,
+    world: World,
     progress: Progress,
 ) -> dict[Condition, CellResult]:
     """Compute the cells of one variant in one pass and write them."""
     num_samples = manifest.num_samples(settings.split)
-    verify_shards(folder, manifest, settings.split, contents=settings.verify)
+    # once per machine
+    verify_shards(folder, manifest, settings.split, contents=settings.verify and world.local_rank == 0)
+    world.wait()
     chosen = choose_keys(folder, manifest, settings.split, settings.num_pictures)
+    num_batches = -(-num_samples // settings.batch_size)
     with progress.stage(title, num_samples * len(cells)) as advance:
-        seconds_loading = _one_pass(settings, model, loader, cells, chosen, advance)
+        seconds = run_pass(settings, model, loader, num_batches, cells, chosen, world, advance)
     finished: dict[Condition, CellResult] = {}
-    for cell in cells:
-        if len(cell.rows) != num_samples:
-            raise DataError(
-                f"{folder}: the loader gave {len(cell.rows)} images of split '{settings.split}', but the "
-                f"manifest says {num_samples}; make the folder again"
-            )
-        _clear_leftovers(settings.results_dir, cell)
-        cell.pictures.finish()
-        write_predictions(settings.results_dir, cell.condition, cell.rows)
-        done = CellResult(cell.condition, num_samples, True, seconds_loading, cell.seconds_computing)
+    for cell, seconds_computing in zip(cells, seconds.computing, strict=True):
+        done = CellResult(cell.condition, num_samples, True, seconds.loading, seconds_computing)
+        if world.is_first:
+            if len(cell.rows) != num_samples:
+                raise DataError(
+                    f"{folder}: the loader gave {len(cell.rows)} images of split '{settings.split}', but the "
+                    f"manifest says {num_samples}; make the folder again"
+                )
+            _write(settings.results_dir, cell)
+            _append_timing(settings.results_dir, done, model, world)
         finished[cell.condition] = done
-        _append_timing(settings.results_dir, done, model)
     return finished
 
 
-def _clear_leftovers(results_dir: Path, cell: _Cell) -> None:
-    """Remove what a killed run left half-written of this cell; other processes may be writing other cells."""
-    path = prediction_path(results_dir, cell.condition)
+def _write(results_dir: Path, cell: Cell) -> None:
+    """The pictures, then the rows, whose presence means that the cell is done."""
+    pictures = PictureFolder(results_dir, cell.condition)
+    _clear_leftovers(results_dir, cell.condition, pictures)
+    for row, image in cell.pictures:
+        pictures.add(row, image)
+    pictures.finish()
+    write_predictions(results_dir, cell.condition, cell.rows)
+
+
+def _clear_leftovers(results_dir: Path, condition: Condition, pictures: PictureFolder) -> None:
+    """Remove what a killed run left half-written of this cell; other commands may be writing other cells."""
+    path = prediction_path(results_dir, condition)
     for leftover in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
-    remove_unfinished(cell.pictures.folder)
-
-
-def _one_pass(
-    settings: EvaluateSettings,
-    model: EvaluatedModel,
-    loader: Loader,
-    cells: list[_Cell],
-    chosen: frozenset[str],
-    advance: Callable[[int], None],
-) -> float:
-    """Run every cell on every batch; returns the seconds spent waiting for batches."""
-    task = Classification()
-    seconds_loading = 0.0
-    batches = iter(loader)
-    number = 0
-    while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        seconds_loading += time.perf_counter() - started
-        if batch is None:
-            return seconds_loading
-        victim = model.victim(batch.images)
-        for cell in cells:
-            started = time.perf_counter()
-            attacked = cell.attack.run(victim, batch.images, batch.labels, batch_seed(settings.seed, number))
-            logits = _logits(victim, attacked, settings.precision)
-            rows = _rows(batch, task.judge(logits, batch.labels))
-            # the rows are on the CPU, so the device's work is done when the clock stops
-            cell.seconds_computing += time.perf_counter() - started
-            if not bool(torch.isfinite(logits).all()):
-                raise DataError(
-                    f"{model.where}: its outputs are NaN or infinite in the batch that begins with "
-                    f"'{batch.keys[0]}'; its weights have diverged: evaluate another checkpoint"
-                )
-            cell.rows += rows
-            _keep_pictures(cell, rows, attacked, batch, chosen)
-            advance(len(rows))
-        number += 1
-
-
-def _logits(victim: Victim, images: Tensor, precision: str) -> Tensor:
-    """(N, C) float32 logits."""
-    with (
-        torch.no_grad(),
-        torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
-    ):
-        return victim(images).float()
-
-
-def _rows(batch: Batch, judgement: Judgement) -> list[PredictionRow]:
-    columns = (judgement.predictions, judgement.correct, judgement.losses, judgement.confidences)
-    values = zip(batch.keys, batch.labels.tolist(), *(column.tolist() for column in columns), strict=True)
-    return [PredictionRow(*row) for row in values]
-
-
-def _keep_pictures(
-    cell: _Cell, rows: Sequence[PredictionRow], images: Tensor, batch: Batch, chosen: frozenset[str]
-) -> None:
-    for place, key in enumerate(batch.keys):
-        if key in chosen:
-            cell.pictures.add(rows[place], images[place])
+    remove_unfinished(pictures.folder)
 
 
 def _condition(
@@ -323,7 +295,7 @@ def _condition(
     )
 
 
-def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel) -> None:
+def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel, world: World) -> None:
     """One line about how fast a cell was and where; a single write, so lines of several runs never mix."""
     condition = cell.condition
     line = {
@@ -339,6 +311,7 @@ def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel) -
         "seconds_loading": round(cell.seconds_loading, 3),
         "seconds_computing": round(cell.seconds_computing, 3),
         "device": torch.cuda.get_device_name(model.device) if model.device != "cpu" else platform.machine(),
+        "num_processes": world.world_size,
         "num_threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": library_versions(["torch", "torchvision", "torchattacks"]),

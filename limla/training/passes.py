@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from limla.errors import DataError, SettingsError
 from limla.metrics import classification_scores
 from limla.tasks.base import Judgement, Task
-from limla.training.world import World
 from limla.types import Batch
+from limla.world import World
 
 
 class Totals:

@@ -39,7 +39,7 @@ from limla.training.passes import (
     train_pass,
 )
 from limla.training.settings import TrainResult, TrainSettings
-from limla.training.world import World, joined, torchrun_world
+from limla.world import World, joined, torchrun_world
 
 
 def train(settings: TrainSettings, progress: Progress = SILENT) -> TrainResult:
@@ -57,6 +57,11 @@ def train(settings: TrainSettings, progress: Progress = SILENT) -> TrainResult:
     world = torchrun_world(settings.device)
     if not world.is_first:
         progress = SILENT
+    with joined(world):
+        return _train(settings, world, progress)
+
+
+def _train(settings: TrainSettings, world: World, progress: Progress) -> TrainResult:
     name = canonical_name(settings.model)
     if user.is_spec(name):
         user.consent(name)
@@ -68,15 +73,17 @@ def train(settings: TrainSettings, progress: Progress = SILENT) -> TrainResult:
     source_ids = check_one_source(settings.folders(), manifests)
     decisive = decisive_settings(settings, name, manifests, world.world_size, world.device.type)
     folder = RunFolder(settings.output_dir, decisive)
-    done = folder.finished(folder.check())
+    # the first process looks, so that none disagrees
+    done = world.broadcast(folder.finished(folder.check()) if world.is_first else None)
     if done is not None:
         progress.say(f"{folder.path}: finished already ({done.epochs_run} epochs): nothing to do")
         return done
-    folder.check_table(settings.results_csv)
+    if world.is_first:
+        folder.check_table(settings.results_csv)
     if world.device.type == "cpu":
         keep_large_activations()
     devices = [world.device] if world.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), joined(world):
+    with torch.random.fork_rng(devices):
         run = _prepare(settings, name, manifests[0], source_ids, folder, world, progress)
         with closing(run.train_loader), closing(run.val_loader), _exclusive(folder, world):
             state = _resume(run, progress)
@@ -200,7 +207,12 @@ def _learner(settings: TrainSettings, model: nn.Module, world: World) -> Learner
 
 def _resume(run: _Run, progress: Progress) -> State:
     """The state of last.pt, loaded into the learner; a new one for a new folder."""
-    if not run.folder.last.is_file():
+    is_there = run.folder.last.is_file()
+    if run.world.broadcast(is_there) != is_there:
+        raise SettingsError(
+            f"{run.folder.last}: not the same for every process; --output-dir must be a folder that all of them share"
+        )
+    if not is_there:
         if run.world.is_first:
             run.folder.start(run.info.class_names)
         return State()

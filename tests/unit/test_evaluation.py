@@ -29,7 +29,7 @@ from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError, LimlaError, SettingsError, UnknownNameError
 from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel, evaluate
 from limla.evaluation.pictures import choose_keys, picture_name
-from limla.evaluation.stage import batch_seed
+from limla.evaluation.passes import batch_seed
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.manifest import Manifest, read_manifest, variant_name
 from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model
@@ -397,15 +397,6 @@ def test_an_origin_that_cannot_be_checked_is_said(
     path = write_checkpoint(tmp_path / "best.pt", **changes)
     evaluate(settings_for(data_dir, path, tmp_path / "out", attacks=("none",), qualities=(10,)), progress)
     assert [line for line in progress.said if said in line]
-
-
-def test_torchrun_is_refused(
-    data_dir: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match="runs in one process"):
-        evaluate(settings_for(data_dir, checkpoint, tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_cells_are_not_computed_twice_at_once(

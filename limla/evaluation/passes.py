@@ -1,0 +1,210 @@
+"""The one loop in which loader, attack, model and task meet: a pass over one variant's images.
+
+Under torchrun, process r of N takes the batches r, r + N, … of the whole pass. After every round of batches the first
+process gathers what all of them found and puts it in the order of the batches, so its rows are those of a
+single process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from limla.attacks.base import Attack
+from limla.errors import DataError
+from limla.evaluation.models import EvaluatedModel
+from limla.evaluation.pictures import to_uint8
+from limla.evaluation.settings import EvaluateSettings
+from limla.loaders.base import Loader
+from limla.models.victim import Victim
+from limla.results import Condition, PredictionRow
+from limla.tasks.base import Judgement
+from limla.tasks.classification import Classification
+from limla.types import Batch, Image
+from limla.world import World
+
+_ROUND_SECONDS = 1.0
+"""About how long the processes work between two meetings; an error in one ends the others at the next."""
+_LONGEST_ROUND = 256
+
+
+@dataclass
+class Cell:
+    """A cell that is being computed.
+
+    Attributes:
+        rows, pictures: in the first process those of all processes, in the order of the batches; in the others none.
+        seconds_computing: attack and model, in this process.
+    """
+
+    attack: Attack
+    condition: Condition
+    rows: list[PredictionRow] = field(default_factory=list)
+    pictures: list[tuple[PredictionRow, Image]] = field(default_factory=list)
+    seconds_computing: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one cell found in one batch.
+
+    Attributes:
+        batch_number: of all batches of the pass, in every process.
+        cell_number: index of the cell.
+        pictures: the rows whose input is kept, with that input.
+    """
+
+    batch_number: int
+    cell_number: int
+    rows: list[PredictionRow]
+    pictures: list[tuple[PredictionRow, Image]]
+
+
+@dataclass(frozen=True)
+class PassSeconds:
+    """Where the time of a pass went, in the process that took longest.
+
+    Attributes:
+        loading: wait for the loader's batches, the first one included; decoding that goes on beside the model costs
+            nothing here.
+        computing: of each cell, attack and model.
+    """
+
+    loading: float
+    computing: tuple[float, ...]
+
+
+class _Feed:
+    """A loader's batches, and the seconds spent waiting for them."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._batches = iter(loader)
+        self.seconds = 0.0
+
+    def take(self) -> Batch | None:
+        """The next batch, ready on its device; None after the last one."""
+        started = time.perf_counter()
+        batch = next(self._batches, None)
+        if batch is not None and batch.images.is_cuda:
+            # decoding that is still under way on the GPU is loading, not computing
+            torch.cuda.synchronize(batch.images.device)
+        self.seconds += time.perf_counter() - started
+        return batch
+
+
+def run_pass(
+    settings: EvaluateSettings,
+    model: EvaluatedModel,
+    loader: Loader,
+    num_batches: int,
+    cells: Sequence[Cell],
+    chosen: frozenset[str],
+    world: World,
+    advance: Callable[[int], None],
+) -> PassSeconds:
+    """Run every cell on every batch.
+
+    Args:
+        num_batches: of the pass, over all processes.
+        chosen: keys of the images whose inputs are kept.
+        advance: told of images × cells done, in the first process those of all.
+
+    Raises `DataError` for outputs that are not finite and for a loader that gives more batches than `num_batches`.
+    """
+    feed = _Feed(loader)
+    batch = feed.take()
+    if not model.is_prepared:
+        # one example for all: which speed-ups suit the model is found out on it
+        example = world.broadcast(batch.images[:2].cpu() if world.is_first and batch else None)
+        assert example is not None, "the first process has the first batch"
+        model.prepare(example)
+    num_steps = -(-num_batches // world.world_size)
+    step, length = 0, 1
+    while step < num_steps:
+        length = world.broadcast(min(length, num_steps - step))
+        started = time.perf_counter()
+        found: list[_Found] = []
+        for number in range(step, step + length):
+            if batch is not None:
+                found += _run_batch(
+                    settings, model, cells, batch, number * world.world_size + world.rank, chosen, advance
+                )
+                batch = feed.take()
+        _collect(cells, world, found, advance)
+        step += length
+        seconds = max(time.perf_counter() - started, 1e-6)
+        length = max(1, min(int(length * _ROUND_SECONDS / seconds), 2 * length, _LONGEST_ROUND))
+    if batch is not None:
+        raise DataError(
+            f"{settings.data_dir}: the loader gives more images of split '{settings.split}' than the manifest "
+            "lists; make the folder again"
+        )
+    times = world.gather(PassSeconds(feed.seconds, tuple(cell.seconds_computing for cell in cells)))
+    return world.broadcast(max(times, key=lambda one: one.loading + sum(one.computing)) if times else None)  # pyright: ignore[reportReturnType]
+
+
+def _run_batch(
+    settings: EvaluateSettings,
+    model: EvaluatedModel,
+    cells: Sequence[Cell],
+    batch: Batch,
+    number: int,
+    chosen: frozenset[str],
+    advance: Callable[[int], None],
+) -> list[_Found]:
+    """Every cell on one batch."""
+    task = Classification()
+    found: list[_Found] = []
+    for cell_number, cell in enumerate(cells):
+        started = time.perf_counter()
+        attacked = cell.attack.run(model.victim, batch.images, batch.labels, batch_seed(settings.seed, number))
+        logits = _logits(model.victim, attacked, settings.precision)
+        rows = _rows(batch, task.judge(logits, batch.labels))
+        # the rows are on the CPU, so the device's work is done when the clock stops
+        cell.seconds_computing += time.perf_counter() - started
+        if not bool(torch.isfinite(logits).all()):
+            raise DataError(
+                f"{model.where}: its outputs are NaN or infinite in the batch that begins with "
+                f"'{batch.keys[0]}'; its weights have diverged: evaluate another checkpoint"
+            )
+        pictures = [
+            (rows[place], to_uint8(attacked[place])) for place, key in enumerate(batch.keys) if key in chosen
+        ]
+        found.append(_Found(number, cell_number, rows, pictures))
+        advance(len(rows))
+    return found
+
+
+def _collect(cells: Sequence[Cell], world: World, found: list[_Found], advance: Callable[[int], None]) -> None:
+    """Put the rows that all processes found in a round into the first one's cells, in the order of the batches."""
+    gathered = world.gather(found)
+    advance(sum(len(one.rows) for others in gathered[1:] for one in others))
+    for one in sorted((one for part in gathered for one in part), key=lambda one: one.batch_number):
+        cells[one.cell_number].rows += one.rows
+        cells[one.cell_number].pictures += one.pictures
+
+
+def batch_seed(seed: int, batch_number: int) -> int:
+    """The seed of one batch's attack, in [0, 2**63): it depends on nothing but the two numbers."""
+    digest = hashlib.sha256(f"{seed}/{batch_number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _logits(victim: Victim, images: Tensor, precision: str) -> Tensor:
+    """(N, C) float32 logits."""
+    with (
+        torch.no_grad(),
+        torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+    ):
+        return victim(images).float()
+
+
+def _rows(batch: Batch, judgement: Judgement) -> list[PredictionRow]:
+    columns = (judgement.predictions, judgement.correct, judgement.losses, judgement.confidences)
+    values = zip(batch.keys, batch.labels.tolist(), *(column.tolist() for column in columns), strict=True)
+    return [PredictionRow(*row) for row in values]
