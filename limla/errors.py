@@ -6,7 +6,8 @@
         ├── MissingDependencyError  an optional package is not installed
         ├── SettingsError       settings that contradict each other or an existing folder
         ├── DataError           a file on disk is missing, damaged or not what its manifest says
-        └── ProcessLostError    another of the processes that torchrun started has ended
+        ├── ProcessLostError    another of the processes that torchrun started has ended
+        └── BenchmarkError      a contender failed, or contenders did not do the same work
 
 The command line prints a `LimlaError` as one line and exits with code 2. Bugs of our own are
 `assert`ed and keep their traceback.

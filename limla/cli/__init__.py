@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "limla.cli.run:run",
     "calibration": "limla.cli.calibration:calibration",
     "fetch": "limla.cli.fetch:fetch",
+    "bench": "limla.cli.bench:bench",
 }
 """Command name → "module:attribute", in the order of the work."""
 

@@ -1,0 +1,131 @@
+"""`limla bench`: how fast each stage is on this machine, against its limit or against what it replaces."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+from limla.errors import SettingsError
+
+if TYPE_CHECKING:
+    from limla.benchmarking import BenchSettings, Comparison
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class _BenchCommand(LimlaCommand):
+    go_on = "nothing was kept: run this command again"
+
+
+@click.command("bench", short_help="Images/s of each stage on this machine.", cls=_BenchCommand)
+@click.option("--data-dir", type=_FOLDER, help="Packed shards to measure on; only their originals are read.")
+@click.option("--photos", type=_FOLDER, help="A folder of JPEGs to measure on. [default: generated photos]")
+@click.option(
+    "--stage",
+    "stages",
+    default="reencode,load,evaluate,end-to-end",
+    show_default=True,
+    help="Which stages, separated by commas.",
+)
+@click.option("--images", "num_images", default=256, show_default=True, help="Images re-encoded and loaded.")
+@click.option(
+    "--attacked", "num_attacked", default=8, show_default=True, help="Images attacked and evaluated end to end."
+)
+@click.option("--rounds", default=2, show_default=True, help="Timed passes of each contender, in turn.")
+@click.option("--model", default="mobilenet_v2", show_default=True, help="The model, with untrained weights.")
+@click.option("--image-size", default=224, show_default=True, help="Side of the model's input in pixels.")
+@click.option("--batch-size", default=32, show_default=True, help="Images per batch.")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON here too."
+)
+def bench(output: Path | None, stages: str, **options: Any) -> None:
+    """Measure the stages in turn, each pass in a fresh process, on your images and your machine.
+
+    Everything is done in a temporary folder; your photos and shards are only read. "of the limit" and "times" are
+    medians of ratios within a round, so other work on the machine disturbs them less than the speeds.
+    """
+    from limla.benchmarking import BenchSettings
+    from limla.benchmarking import bench as measure
+
+    if output is not None and not output.absolute().parent.is_dir():
+        raise SettingsError(f"{output.parent}: no such folder; make it, or write elsewhere")
+    names = tuple(dict.fromkeys(name.strip() for name in stages.split(",")))
+    settings = BenchSettings(stages=names, **options)
+    found = measure(settings, ConsoleProgress())
+    for stage, comparison in found.items():
+        click.echo(f"\n{_TITLES[stage]}")
+        for line in _table(comparison):
+            click.echo(line)
+    if output is not None:
+        _write(output, settings, found)
+
+
+_TITLES = {
+    "reencode": "Re-encode at 7 JPEG qualities",
+    "load": "Load to float32 batches",
+    "evaluate": "Attacks on the CPU",
+    "end-to-end": "limla evaluate from start to end",
+}
+
+
+def _table(comparison: Comparison) -> list[str]:
+    """One line per contender and part: speed, memory, and its ratio to the reference."""
+    ratios = {(row.contender, row.part): row for row in comparison.ratios}
+    lines = [("", "images/s", "CPU ms/image", "first batch s", "peak MB", "ratio", "range")]
+    for row in comparison.contenders:
+        ratio = ratios.get((row.contender, row.part))
+        lines.append(
+            (
+                f"{row.contender}{f', {row.part}' if row.part else ''}",
+                f"{row.images_per_s:.1f}",
+                f"{row.cpu_ms_per_image:.2f}",
+                f"{row.first_batch_s:.2f}",
+                "–" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
+                "" if ratio is None else f"{ratio.median:.2f}",
+                "" if ratio is None else f"{ratio.low:.2f}–{ratio.high:.2f}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = [
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
+        for line in lines
+    ]
+    shown += [f"{name}: skipped, {reason}" for name, reason in comparison.skipped.items()]
+    if comparison.ratios:
+        references = ", ".join(dict.fromkeys(row.reference for row in comparison.ratios))
+        shown.append(f"ratio: images/s over those of: {references}")
+    return shown + [_split(row.seconds, row.facts) for row in comparison.passes if "waiting" in row.facts][-1:]
+
+
+def _split(seconds: float, facts: dict[str, Any]) -> str:
+    waiting, model = facts["waiting"], facts["model"]
+    rest = seconds - waiting - model
+    return (
+        f"last pass: {seconds:.1f} s = start and rows {rest:.1f} + waiting for the loader {waiting:.1f} + "
+        f"attacks and model {model:.1f}"
+    )
+
+
+def _write(output: Path, settings: BenchSettings, found: dict[str, Comparison]) -> None:
+    from dataclasses import asdict
+
+    from limla.benchmarking import as_record
+    from limla.files import write_json
+
+    shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    command = " ".join(["limla", *sys.argv[1:]])
+    write_json(
+        output,
+        {stage: as_record(comparison, _TITLES[stage], command, shown) for stage, comparison in found.items()},
+    )
+    click.echo(f"\nwritten: {output}")
