@@ -1,4 +1,7 @@
-"""Whole files or none: every file limla writes appears complete under its name, or not at all."""
+"""Whole files or none: every file limla writes appears complete under its name, or not at all.
+
+The functions that take an `AnyPath` do the same in an object store (see `limla.storage`).
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from limla import storage
 from limla.errors import SettingsError
+from limla.storage import TEMPORARY_SUFFIX, AnyPath, is_remote, unique_name
 
-TEMPORARY_SUFFIX = ".limla-tmp"
-"""Files with this suffix are unfinished; `remove_unfinished` clears what a killed run left."""
+__all__ = [
+    "TEMPORARY_SUFFIX", "atomic_open", "canonical_json", "content_id", "exclusive", "file_sha256",
+    "remove_unfinished", "sync_folder", "write_bytes", "write_json",
+]  # fmt: skip
 
 
 @contextmanager
-def atomic_open(path: Path) -> Iterator[BinaryIO]:
+def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
     """Open `path` for binary writing so that it appears only when the block ends without an error.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder: after a power cut the file is
-    the old one or the new one. On an error (a full disk, Ctrl-C) the temporary file is removed.
+    the old one or the new one. On an error (a full disk, Ctrl-C) the temporary file is removed. In an object
+    store: an upload that is completed in the end, and given up on an error.
     """
+    if is_remote(path):
+        with storage.upload(path) as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(unique_name(path.name))
     try:
         with temporary.open("wb", buffering=1 << 20) as file:
             yield file
@@ -47,7 +59,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: AnyPath, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with atomic_open(path) as file:
         file.write(data)
@@ -61,7 +73,7 @@ def canonical_json(value: Any) -> str:
     return _CANONICAL.encode(value)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, whole or not at all; equal values give equal bytes."""
     write_bytes(path, (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -77,20 +89,32 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_unfinished(folder: Path) -> int:
-    """Remove what a killed run left half-written in `folder` (not below it); returns how many files."""
-    leftovers = [path for path in folder.glob(f"*{TEMPORARY_SUFFIX}") if path.is_file()]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
+def remove_unfinished(folder: AnyPath) -> int:
+    """Remove what a killed run left half-written in `folder` (not below it); returns how many files.
+
+    In S3, GCS and Azure such a thing has no name: a lifecycle rule of the bucket removes it.
+    """
+    if is_remote(folder) and storage.is_whole_on_close(folder):
+        return 0
+    leftovers = [
+        folder / name
+        for name, num_bytes in storage.listing(folder).items()
+        if name.endswith(TEMPORARY_SUFFIX) and num_bytes is not None
+    ]
+    storage.remove(leftovers)
     return len(leftovers)
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: AnyPath, what: str) -> Iterator[None]:
     """Hold the lock file `path` for the block; the lock goes with the process, however that ends.
 
-    Raises `SettingsError` naming `what` is under way when another process holds it.
+    Raises `SettingsError` naming `what` is under way when another process holds it. Object stores have no locks:
+    there two runs at once do the work twice, with the same bytes, and neither sees half a file of the other's.
     """
+    if is_remote(path):
+        yield
+        return
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -7,17 +7,24 @@ indexes, `encoding.parquet` (EncodingRows) and `manifest.json`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from limla.cache import temporary_copy
 from limla.errors import DataError, SettingsError
 from limla.files import content_id, file_sha256, write_json
-from limla.shards import ShardEntry
+from limla.shards import ShardEntry, index_path
+from limla.storage import AnyPath, exists, explained, in_parallel, is_remote, listing, read_bytes, stream
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 FORMAT = "limla-shards-1"
 FILE_NAME = "manifest.json"
@@ -81,26 +88,26 @@ class Manifest:
         """A content hash of one split: class names and the shards' SHA-256."""
         return content_id([self.class_names, [shard.sha256 for shard in self.of_split(split)]])
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: AnyPath) -> None:
         """Write `manifest.json` into `folder`; do this last."""
         write_json(folder / FILE_NAME, {"format": FORMAT, **asdict(self)})
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: AnyPath) -> Manifest:
     """Read the manifest of a variant folder.
 
     Raises `DataError` when the folder or manifest is missing (an interrupted run) or is not a limla manifest.
     """
     path = folder / FILE_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_bytes(path))
         if data.pop("format") != FORMAT:
             raise ValueError(f"the format is not {FORMAT}")
         data["class_names"] = tuple(data["class_names"])
         data["shards"] = tuple(ShardEntry(**shard) for shard in data["shards"])
         return Manifest(**data)
     except FileNotFoundError as error:
-        if not folder.is_dir():
+        if not exists(folder):
             siblings = list_variants(folder.parent)
             there = (
                 f"; there: {', '.join(siblings)}"
@@ -116,19 +123,27 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path}: not a limla manifest ({error}); make the folder again") from error
 
 
-def list_variants(data_dir: Path) -> list[str]:
+def list_variants(data_dir: AnyPath) -> list[str]:
     """The complete variants under a dataset folder: "source" first, then by codec and quality."""
+    names = variant_names(data_dir)
+    complete = in_parallel(exists, [data_dir / name / FILE_NAME for name in names])
+    return [name for name, is_complete in zip(names, complete, strict=True) if is_complete]
+
+
+def variant_names(data_dir: AnyPath) -> list[str]:
+    """The variant folders under a dataset folder, finished or not, in the order of `list_variants`."""
     found: list[tuple[str, int, str]] = []
-    for path in data_dir.glob(f"*/{FILE_NAME}") if data_dir.is_dir() else ():
-        try:
-            codec, quality = parse_variant(path.parent.name)
-        except SettingsError:
-            continue
-        found.append(("" if codec == SOURCE else codec, quality or 0, path.parent.name))
+    for name, num_bytes in listing(data_dir).items():
+        if num_bytes is None:
+            try:
+                codec, quality = parse_variant(name)
+            except SettingsError:
+                continue
+            found.append(("" if codec == SOURCE else codec, quality or 0, name))
     return [name for _, _, name in sorted(found)]
 
 
-def check_one_source(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, str]:
+def check_one_source(folders: Sequence[AnyPath], manifests: Sequence[Manifest]) -> dict[str, str]:
     """Split → data id of the originals that all these variants of one dataset hold.
 
     A re-encoded variant says what it was made from (`settings["source"]`). That must be the packed originals
@@ -140,7 +155,7 @@ def check_one_source(folders: Sequence[Path], manifests: Sequence[Manifest]) -> 
     found: dict[str, str] | None = None
     against = folders[0]
     beside = folders[0].parent / SOURCE
-    if (beside / FILE_NAME).exists():
+    if exists(beside / FILE_NAME):
         found, against = _source_ids(beside, read_manifest(beside)), beside
     for folder, manifest in zip(folders, manifests, strict=True):
         ids = _source_ids(folder, manifest)
@@ -155,7 +170,7 @@ def check_one_source(folders: Sequence[Path], manifests: Sequence[Manifest]) -> 
     return found
 
 
-def _source_ids(folder: Path, manifest: Manifest) -> dict[str, str]:
+def _source_ids(folder: AnyPath, manifest: Manifest) -> dict[str, str]:
     """Split → data id of the originals a variant holds, for the splits with images."""
     if manifest.codec == SOURCE:
         return {split: manifest.data_id(split) for split in manifest.splits()}
@@ -171,38 +186,100 @@ def _source_ids(folder: Path, manifest: Manifest) -> dict[str, str]:
 _verified: set[tuple[str, int, int, str]] = set()
 
 
-def verify_shards(folder: Path, manifest: Manifest, split: str, contents: bool = True) -> None:
+def verify_shards(folder: AnyPath, manifest: Manifest, split: str, contents: bool = True) -> None:
     """Check a split's tars against the manifest: present, of the recorded size, and of the recorded SHA-256.
 
     webdataset and DALI alone pass over some truncations without a word. `contents=False` checks presence and
-    size only (for data lakes too large to hash). A file is hashed once per process unless it changes.
+    size only (for data lakes too large to hash). A file is hashed once per process unless it changes. In an object
+    store presence and size are checked here, by one listing; the SHA-256 is, always, when a shard is fetched.
 
     Raises `DataError` naming the first file that is missing, truncated or altered.
     """
-    for shard in manifest.of_split(split):
+    shards = manifest.of_split(split)
+    if is_remote(folder):
+        check_sizes(folder, shards)
+        return
+    for shard in shards:
         verify_shard(folder, shard, contents)
 
 
-def verify_shard(folder: Path, shard: ShardEntry, contents: bool = True) -> None:
-    """Check one tar as `verify_shards` does."""
-    path = folder / shard.name
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing, though the manifest lists it; make the folder again") from error
-    if status.st_size != shard.num_bytes:
+def check_sizes(
+    folder: AnyPath, shards: Sequence[ShardEntry], there: dict[str, int | None] | None = None
+) -> None:
+    """Check presence and size of tars, and presence of their indexes, by a listing of the folder (`there`).
+
+    Raises `DataError` naming the first file that is missing or has another size.
+    """
+    if there is None:
+        there = listing(folder)
+    for shard in shards:
+        num_bytes = there.get(shard.name)
+        if num_bytes is None:
+            raise DataError(
+                f"{folder / shard.name}: missing, though the manifest lists it; make the folder again"
+            )
+        _check_size(folder / shard.name, num_bytes, shard)
+        if there.get(index_path(Path(shard.name)).name) is None:
+            path = index_path(folder / shard.name)
+            raise DataError(f"{path}: missing; the folder is incomplete: make it again")
+
+
+def _check_size(path: AnyPath, num_bytes: int, shard: ShardEntry) -> None:
+    if num_bytes != shard.num_bytes:
         raise DataError(
-            f"{path}: {status.st_size} bytes, but the manifest says {shard.num_bytes}: "
+            f"{path}: {num_bytes} bytes, but the manifest says {shard.num_bytes}: "
             "truncated or altered; make the folder again"
         )
+
+
+def verify_shard(folder: AnyPath, shard: ShardEntry, contents: bool = True) -> None:
+    """Check one tar as `verify_shards` does; with `contents`, one in an object store is read through."""
+    path = folder / shard.name
+    try:
+        with explained(path):
+            status = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing, though the manifest lists it; make the folder again") from error
+    _check_size(path, status.st_size, shard)
+    if not contents:
+        return
+    if is_remote(path):
+        _check_hash(path, _remote_sha256(path, shard.num_bytes), shard)
+        return
     mark = (str(path.resolve()), status.st_size, status.st_mtime_ns, shard.sha256)
-    if contents and mark not in _verified:
-        if file_sha256(path) != shard.sha256:
-            raise DataError(f"{path}: altered since it was made (its SHA-256 differs); make the folder again")
+    if mark not in _verified:
+        _check_hash(path, file_sha256(path), shard)
         _verified.add(mark)
 
 
-def check_settings(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_hash(path: AnyPath, sha256: str, shard: ShardEntry) -> None:
+    if sha256 != shard.sha256:
+        raise DataError(f"{path}: altered since it was made (its SHA-256 differs); make the folder again")
+
+
+def _remote_sha256(path: UPath, num_bytes: int) -> str:
+    digest = hashlib.sha256()
+    for piece in stream(path, num_bytes):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def local_shard(folder: AnyPath, shard: ShardEntry) -> Iterator[Path]:
+    """A checked shard as a local file with its index beside it, for one reading: itself, or a copy that goes.
+
+    Raises `DataError` when it is missing, truncated or altered.
+    """
+    path = folder / shard.name
+    if is_remote(path):
+        with temporary_copy(path, shard) as copy:
+            yield copy
+    else:
+        verify_shard(folder, shard)
+        yield path
+
+
+def check_settings(folder: AnyPath, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise `SettingsError` naming each setting of an existing folder that differs from the wanted one."""
     different = [
         f"{name}: {existing.get(name)!r} there, {wanted.get(name)!r} asked for"

@@ -15,15 +15,19 @@ import hashlib
 import json
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from limla.errors import DataError
 from limla.files import atomic_open, write_bytes
+from limla.storage import AnyPath, in_parallel, read_bytes
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 BLOCK = 512
 MAX_NAME_BYTES = 100
@@ -33,6 +37,7 @@ COMPANIONS = ("cls", "json")
 """The members that stand beside the image; the third one, whatever its extension, is the image."""
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _INDEX_VERSION = "v1.2"
+_Path = TypeVar("_Path", bound="Path | UPath")
 
 
 def check_key(key: str) -> str:
@@ -149,7 +154,7 @@ class ShardWriter:
 
 
 @contextmanager
-def open_shard(path: Path) -> Iterator[ShardWriter]:
+def open_shard(path: AnyPath) -> Iterator[ShardWriter]:
     """Open `path` (`….tar`) for writing; tar and index appear when the block ends without an error."""
     with atomic_open(path) as file:
         writer = ShardWriter(file)
@@ -163,7 +168,7 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}.tar"
 
 
-def index_path(tar_path: Path) -> Path:
+def index_path(tar_path: _Path) -> _Path:
     """Where the DALI index of a tar stands."""
     return tar_path.with_suffix(".idx")
 
@@ -196,27 +201,40 @@ class Location:
     members: dict[str, tuple[int, int]]
 
 
-def read_index(tar_path: Path) -> list[Location]:
-    """Read the DALI index beside `tar_path`.
+def read_index(tar_path: AnyPath, tar_bytes: int | None = None) -> list[Location]:
+    """Read the DALI index beside `tar_path`, which holds `tar_bytes` (None: look).
 
     Raises `DataError` when it is missing, not an index, or points outside the tar.
     """
     path = index_path(tar_path)
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        tar_bytes = tar_path.stat().st_size
+        data = read_bytes(path)
+        tar_bytes = tar_path.stat().st_size if tar_bytes is None else tar_bytes
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{error.filename or path}: missing; the folder is incomplete: make it again"
+        ) from error
+    return parse_index(data, path, tar_bytes)
+
+
+def read_indexes(folder: AnyPath, shards: Iterable[ShardEntry]) -> Iterator[list[Location]]:
+    """The index of each of a folder's shards, in order; raises as `read_index` does."""
+    return in_parallel(lambda shard: read_index(folder / shard.name, shard.num_bytes), shards)
+
+
+def parse_index(data: bytes, path: AnyPath, tar_bytes: int) -> list[Location]:
+    """The samples that the bytes of a DALI index list; raises `DataError` as `read_index` does."""
+    try:
+        lines = data.decode("ascii").splitlines()
         version, count = lines[0].split()
         if version != _INDEX_VERSION or int(count) != len(lines) - 1:
             raise ValueError(lines[0])
         locations = [_parse_location(line) for line in lines[1:]]
         if any(start + size > tar_bytes for place in locations for start, size in place.members.values()):
             raise ValueError("an offset lies outside the tar")
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: missing; the folder is incomplete: make it again") from error
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: not a valid index of {tar_path.name} ({error}); make the shard again"
-        ) from error
+        tar_name = path.with_suffix(".tar").name
+        raise DataError(f"{path}: not a valid index of {tar_name} ({error}); make the shard again") from error
     return locations
 
 
@@ -239,12 +257,19 @@ class ShardReader:
     """Random and sequential access to a shard through its index, without copying (memory map).
 
     Close it, or use it as a context manager, after the last use of any `Sample.image`.
+
+    Args:
+        tar_path: the shard, also for error messages.
+        copy: where its bytes lie on this machine, with the index beside them; None for a local shard.
     """
 
-    def __init__(self, tar_path: Path) -> None:
+    def __init__(self, tar_path: AnyPath, copy: Path | None = None) -> None:
+        if copy is None:
+            assert isinstance(tar_path, Path), f"{tar_path} has no memory map: give a local copy"
+            copy = tar_path
         self.path = tar_path
-        self.locations = read_index(tar_path)
-        with tar_path.open("rb") as file:
+        self.locations = read_index(copy)
+        with copy.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._view = memoryview(self._map)
 

@@ -1,4 +1,8 @@
-"""One split of one or more variant folders, checked against the manifests, with access to every sample."""
+"""One split of one or more variant folders, checked against the manifests, with access to every sample.
+
+Shards of an object store are read from copies in the cache (`limla.cache`): fetched when first needed, and the next
+ones in order while the current one is decoded.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from limla.cache import LocalCopy, fetch
 from limla.errors import DataError, SettingsError
-from limla.manifest import Manifest, read_manifest, verify_shards
-from limla.shards import ShardReader, index_path, read_index
+from limla.manifest import Manifest, check_sizes, read_manifest, verify_shards
+from limla.shards import ShardEntry, ShardReader, index_path, read_indexes
+from limla.storage import AnyPath, is_remote
+
+_FETCHES_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Record:
     """
 
     key: str
-    tar_path: Path
+    tar_path: AnyPath
     extension: str
     image: memoryview
     label: int
@@ -46,31 +55,67 @@ class ShardSource:
         tar_paths: the split's shards in order; empty shards are left out.
         counts: samples of each.
         num_samples: their sum.
+        recheck: whether copies in the cache are hashed again.
     """
 
     def __init__(
-        self, split: str, class_names: tuple[str, ...], tar_paths: Sequence[Path], counts: Sequence[int]
+        self,
+        split: str,
+        class_names: tuple[str, ...],
+        folders: Sequence[AnyPath],
+        shards: Sequence[ShardEntry],
+        recheck: bool = True,
     ) -> None:
         self.split = split
         self.class_names = class_names
-        self.tar_paths = tuple(tar_paths)
-        self.counts = tuple(counts)
-        self._starts = [0, *itertools.accumulate(counts)]
+        self.tar_paths = tuple(folder / shard.name for folder, shard in zip(folders, shards, strict=True))
+        self.counts = tuple(shard.num_samples for shard in shards)
+        self._shards = tuple(shards)
+        self._starts = [0, *itertools.accumulate(self.counts)]
         self.num_samples = self._starts[-1]
+        self.recheck = recheck
         self._readers: dict[int, ShardReader] = {}
         self._lock = threading.Lock()
+        self._fetches: dict[int, Future[LocalCopy]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._stop = threading.Event()
 
     def locate(self, index: int) -> tuple[int, int]:
         """(shard number, number within the shard) of a sample index."""
         shard = bisect.bisect_right(self._starts, index) - 1
         return shard, index - self._starts[shard]
 
+    def local_tar(self, shard: int) -> Path:
+        """Where a shard can be read on this machine, with its index beside it: itself, or its copy in the cache.
+
+        Waits for the copy, and has the next shards fetched meanwhile. Raises as `limla.cache.fetch` does.
+        """
+        path = self.tar_paths[shard]
+        if not is_remote(path):
+            return path
+        with self._lock:
+            wanted = [self._begin_fetch(number) for number in range(shard, min(shard + 3, len(self._shards)))]
+        return wanted[0].result().path
+
+    def _begin_fetch(self, shard: int) -> Future[LocalCopy]:
+        path = self.tar_paths[shard]
+        if shard not in self._fetches:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_FETCHES_AT_ONCE, thread_name_prefix="limla-shard")
+            assert is_remote(path)
+            self._fetches[shard] = self._pool.submit(fetch, path, self._shards[shard], self.recheck, self._stop)
+        return self._fetches[shard]
+
     def reader(self, shard: int) -> ShardReader:
         """The open reader of a shard; raises `DataError` when its index is not that of the manifest's tar."""
-        with self._lock:
-            if shard not in self._readers:
-                self._readers[shard] = _open_reader(self.tar_paths[shard], self.counts[shard])
-            return self._readers[shard]
+        reader = self._readers.get(shard)
+        if reader is None:
+            copy = self.local_tar(shard)
+            with self._lock:
+                if shard not in self._readers:
+                    self._readers[shard] = _open_reader(self.tar_paths[shard], copy, self.counts[shard])
+                reader = self._readers[shard]
+        return reader
 
     def read(self, index: int) -> Record:
         """The encoded sample at `index`; raises `DataError` naming the shard for a damaged member."""
@@ -107,15 +152,24 @@ class ShardSource:
         return ", ".join(dict.fromkeys(str(path.parent) for path in self.tar_paths))
 
     def close(self) -> None:
-        """Unmap every shard."""
+        """Unmap every shard and let go of the copies; fetches under way are given up."""
+        self._stop.set()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
         with self._lock:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
+            for fetched in self._fetches.values():
+                if not fetched.cancelled() and fetched.exception() is None:
+                    fetched.result().close()
+            self._fetches.clear()
+        self._stop = threading.Event()
 
 
-def _open_reader(tar_path: Path, count: int) -> ShardReader:
-    reader = ShardReader(tar_path)
+def _open_reader(tar_path: AnyPath, copy: Path, count: int) -> ShardReader:
+    reader = ShardReader(tar_path, copy)
     if len(reader) != count:
         reader.close()
         raise DataError(
@@ -125,17 +179,18 @@ def _open_reader(tar_path: Path, count: int) -> ShardReader:
     return reader
 
 
-def open_source(folders: Sequence[Path], split: str, verify_contents: bool = True) -> ShardSource:
+def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = True) -> ShardSource:
     """Check one split of the given variant folders and return its shards.
 
     Raises `DataError` for a tar that is missing, truncated or altered, an index that is missing or of
     another length, an empty split, and folders that are not variants of one dataset (other class names or
-    other keys); `SettingsError` when no folder, or one folder twice, is given.
+    other keys); `SettingsError` when no folder, or one folder twice, is given. Contents in an object store, and
+    the length of indexes there, are checked when a shard is fetched.
     """
-    folders = [Path(folder) for folder in folders]
+    folders = [Path(folder) if isinstance(folder, str) else folder for folder in folders]
     if not folders:
         raise SettingsError("no shard folder to load from: name at least one variant folder")
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    if len({str(folder.resolve()) for folder in folders}) < len(folders):
         raise SettingsError(f"a shard folder is named twice: {', '.join(map(str, folders))}")
     manifests = [read_manifest(folder) for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
@@ -146,17 +201,23 @@ def open_source(folders: Sequence[Path], split: str, verify_contents: bool = Tru
             raise DataError(
                 f"{folder} and {folders[0]} have different class names: a mix takes variants of one dataset"
             )
-    tar_paths: list[Path] = []
-    counts: list[int] = []
+    held: list[tuple[AnyPath, ShardEntry]] = []
     for folder, manifest in zip(folders, manifests, strict=True):
-        verify_shards(folder, manifest, split, contents=verify_contents)
-        for shard in manifest.of_split(split):
-            _check_index_length(folder / shard.name, shard.num_samples)
-            if shard.num_samples:
-                tar_paths.append(folder / shard.name)
-                counts.append(shard.num_samples)
+        if is_remote(folder):
+            check_sizes(folder, manifest.of_split(split))
+        else:
+            verify_shards(folder, manifest, split, contents=verify_contents)
+            for shard in manifest.of_split(split):
+                _check_index_length(folder / shard.name, shard.num_samples)
+        held += [(folder, shard) for shard in manifest.of_split(split) if shard.num_samples]
     _check_same_keys(folders, manifests, split)
-    return ShardSource(split, manifests[0].class_names, tar_paths, counts)
+    return ShardSource(
+        split,
+        manifests[0].class_names,
+        [folder for folder, _ in held],
+        [shard for _, shard in held],
+        verify_contents,
+    )
 
 
 def _check_index_length(tar_path: Path, count: int) -> None:
@@ -173,14 +234,13 @@ def _check_index_length(tar_path: Path, count: int) -> None:
         )
 
 
-def _check_same_keys(folders: Sequence[Path], manifests: Sequence[Manifest], split: str) -> None:
+def _check_same_keys(folders: Sequence[AnyPath], manifests: Sequence[Manifest], split: str) -> None:
     if len(folders) < 2:
         return
     marks = []
     for folder, manifest in zip(folders, manifests, strict=True):
-        keys = sorted(
-            place.key for shard in manifest.of_split(split) for place in read_index(folder / shard.name)
-        )
+        indexes = read_indexes(folder, manifest.of_split(split))
+        keys = sorted(place.key for places in indexes for place in places)
         marks.append(hashlib.sha256("\n".join(keys).encode()).digest())
     for folder, mark in zip(folders, marks, strict=True):
         if mark != marks[0]:

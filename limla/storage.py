@@ -1,0 +1,394 @@
+"""Folders that are local paths or URLs of object stores, and the few things done with files in them.
+
+A plain path and `file://` are a `pathlib.Path`; any other protocol that fsspec knows is a `upath.UPath`, which has
+the same methods. The functions here ask a store as little as they can, and turn what its client library raises
+into one line that says what to do. Credentials and endpoints come from the environment, never from limla.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
+
+from limla.errors import DataError, MissingDependencyError, SettingsError, UnknownNameError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, TypeIs
+    from upath import UPath
+
+AnyPath: TypeAlias = "Path | UPath"
+"""A local path, or one in an object store."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+TEMPORARY_SUFFIX = ".limla-tmp"
+"""Files with this suffix are unfinished."""
+_PART_BYTES = 5 << 20
+"""Of an upload in parts: S3's least, as each open file holds one or two of them in memory."""
+_RANGE_BYTES = 8 << 20
+"""Of one request of a download."""
+_RANGES_AHEAD = 4
+_AT_ONCE = 16
+"""Small objects asked for together."""
+_WHOLE_ON_CLOSE = ("s3", "s3a", "gs", "gcs", "abfs", "az")
+"""Stores where an object appears when its upload is completed; elsewhere a finished file is renamed."""
+_LOCAL = ("file", "local")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_NETWORK_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "requests", "urllib3", "azure")
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is written as a URL."""
+    return "://" in text
+
+
+def is_remote(path: AnyPath) -> TypeIs[UPath]:
+    """Whether a path is one of an object store (or another file system that only fsspec reaches)."""
+    return not isinstance(path, Path)
+
+
+def is_whole_on_close(path: UPath) -> bool:
+    """Whether the store itself shows an object only when its upload is completed."""
+    return path.protocol in _WHOLE_ON_CLOSE
+
+
+def open_folder(text: str | AnyPath) -> AnyPath:
+    """The folder that `text` names; asks no network.
+
+    Raises `UnknownNameError` for a protocol that fsspec does not know, `MissingDependencyError` for one whose
+    package is not installed, `SettingsError` for a bucket without a folder in it.
+    """
+    if not isinstance(text, str) or not is_url(text):
+        return Path(text) if isinstance(text, str) else text
+    import fsspec
+
+    protocol = text.split("://", 1)[0]
+    if protocol not in fsspec.available_protocols():
+        raise UnknownNameError(
+            f"'{text}': unknown protocol '{protocol}'; known: {', '.join(sorted(fsspec.available_protocols()))}"
+        )
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        remedy = f"pip install 'limla[{extra}]'" if extra else str(error)
+        raise MissingDependencyError(
+            f"'{text}' needs a package for {protocol}:// that is not installed: {remedy}"
+        ) from error
+    if protocol in _LOCAL:
+        return Path(kind._strip_protocol(text))
+    from upath import UPath
+
+    folder = UPath(text.rstrip("/"), **_storage_options(protocol))
+    if not folder.name:
+        raise SettingsError(
+            f"'{text}' is a whole bucket: name a folder in it, as in {text.rstrip('/')}/flowers"
+        )
+    return folder
+
+
+def _storage_options(protocol: str) -> dict[str, Any]:
+    """Fresh listings, since other processes write too, and for S3 an end to waiting within seconds."""
+    if protocol not in _WHOLE_ON_CLOSE:
+        return {}
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if _EXTRAS.get(protocol) == "s3":
+        from fsspec.config import conf
+
+        patience = {
+            "connect_timeout": 10,
+            "read_timeout": 60,
+            "retries": {"mode": "standard", "max_attempts": 4},
+        }
+        options["config_kwargs"] = {**patience, **conf.get(protocol, {}).get("config_kwargs", {})}
+    return options
+
+
+def explain(error: Exception, where: AnyPath) -> Exception | None:
+    """What to raise instead of an error of a store's client library; None where the error says enough."""
+    if not is_remote(where) or isinstance(error, DataError):
+        return None
+    reason = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, FileNotFoundError):
+        response = getattr(error.__cause__, "response", None) or {}
+        if response.get("Error", {}).get("Code") != "NoSuchBucket":
+            return None
+        return DataError(
+            f"{where}: there is no bucket '{where.drive}'; correct the name, or make the bucket first"
+        )
+    kind = type(error).__name__
+    if isinstance(error, PermissionError) or "Credential" in kind or "Token" in kind:
+        return DataError(
+            f"{where}: access refused ({reason}); check the credentials in the environment and the bucket's rights"
+        )
+    if isinstance(error, NotImplementedError):
+        return DataError(f"{where}: {where.protocol}:// cannot do this ({reason}); choose another place")
+    is_library = type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES
+    if is_library or isinstance(error, TimeoutError | ConnectionError):
+        return DataError(
+            f"{where}: the store cannot be reached ({reason or kind}); check the network and the endpoint, then run "
+            "this again: what is complete was kept"
+        )
+    if isinstance(error, OSError):
+        return OSError(error.errno, f"{where}: {reason}")
+    return None
+
+
+@contextmanager
+def explained(where: AnyPath) -> Iterator[None]:
+    """Raise what `explain` says in the place of a client library's error."""
+    try:
+        yield
+    except Exception as error:
+        clear = explain(error, where)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def exists(path: AnyPath) -> bool:
+    """Whether there is a file or folder."""
+    if not is_remote(path):
+        return path.exists()
+    with explained(path):
+        try:
+            path.fs.info(path.path)
+        except FileNotFoundError as error:
+            if explain(error, path):
+                raise
+            return False
+        return True
+
+
+def listing(folder: AnyPath) -> dict[str, int | None]:
+    """Name → bytes of the files in a folder (None for a folder in it); empty where there is no such folder.
+
+    One request for a thousand objects, in the place of one for each.
+    """
+    if not is_remote(folder):
+        if not folder.is_dir():
+            return {}
+        found: dict[str, int | None] = {}
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # gone since, or a link to nothing
+                    found[entry.name] = None if entry.is_dir() else entry.stat().st_size
+        return found
+    with explained(folder):
+        try:
+            infos = folder.fs.ls(folder.path, detail=True)
+        except FileNotFoundError as error:
+            if explain(error, folder):
+                raise
+            return {}
+    own = folder.path.strip("/")
+    return {
+        info["name"].rstrip("/").rsplit("/", 1)[-1]: None if info["type"] == "directory" else int(info["size"])
+        for info in infos
+        if info["name"].strip("/") != own
+    }
+
+
+def make_folder(folder: AnyPath) -> None:
+    """Make a folder and those above it; an object store has none, there the bucket must exist."""
+    if not is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    elif is_whole_on_close(folder):
+        listing(folder)  # raises for a bucket that is not there; fsspec's own mkdir would make it
+    else:
+        with explained(folder):
+            folder.fs.makedirs(folder.path, exist_ok=True)
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """A whole file; raises `FileNotFoundError` (with the file's name) when there is none."""
+    if not is_remote(path):
+        return path.read_bytes()
+    with explained(path):
+        try:
+            # a range, as fsspec would ask for the size of a whole object first
+            return _cat(path, 0, None)
+        except FileNotFoundError as error:
+            if explain(error, path):
+                raise
+            raise FileNotFoundError(2, "No such object", str(path)) from error
+
+
+def read_many(paths: Iterable[AnyPath]) -> Iterator[bytes]:
+    """Each of several small files, in order; those in a store are asked for several at a time."""
+    return in_parallel(read_bytes, paths)
+
+
+def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of each item, in order, a few at a time: for what is mostly waiting for a store or a disk."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="limla-store") as pool:
+        try:
+            for item in items:
+                if len(waiting) >= 2 * _AT_ONCE:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def stream(path: UPath, num_bytes: int) -> Iterator[bytes]:
+    """The first `num_bytes` of an object in pieces, in order; a few requests run ahead of the reader.
+
+    A shorter object gives fewer bytes; `FileNotFoundError` when there is none.
+    """
+    starts = range(0, num_bytes, _RANGE_BYTES)
+
+    def read(start: int) -> bytes:
+        with explained(path):
+            try:
+                return _cat(path, start, min(start + _RANGE_BYTES, num_bytes))
+            except OSError as error:
+                if (
+                    error.errno == errno.EINVAL and "range" in str(error).lower()
+                ):  # HTTP 416: the object ends before
+                    return b""
+                raise
+
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="limla-fetch") as pool:
+        try:
+            for start in starts:
+                if len(waiting) >= _RANGES_AHEAD:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(read, start))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _cat(path: UPath, start: int, end: int | None) -> bytes:
+    data = path.fs.cat_file(path.path, start=start, end=end)
+    assert isinstance(data, bytes)
+    return data
+
+
+def remove(paths: Iterable[AnyPath]) -> None:
+    """Remove files, where they are there; a store is asked once for many."""
+    remote: list[UPath] = []
+    for path in paths:
+        if is_remote(path):
+            remote.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not remote:
+        return
+    there = listing(remote[0].parent)
+    names = [path.path for path in remote if path.name in there]
+    if names:
+        with explained(remote[0].parent):
+            remote[0].fs.rm(names)
+
+
+def unique_name(name: str) -> str:
+    """A temporary file's name beside `name` that no other process takes, on this machine or another."""
+    return f"{name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+
+
+@contextmanager
+def upload(path: UPath) -> Iterator[BinaryIO]:
+    """Open an object for writing; it appears whole when the block ends, and not at all after an error.
+
+    It is sent in parts while it is written, by other threads, so that the writer hardly waits and memory stays
+    flat. A process that is killed leaves nothing to be seen, but the parts of an S3 upload stay, and cost, until
+    the bucket's lifecycle rule removes them.
+    """
+    atomic = is_whole_on_close(path)
+    target = path if atomic else path.with_name(unique_name(path.name))
+    with explained(path):
+        if not atomic:
+            path.fs.makedirs(path.parent.path, exist_ok=True)
+        raw = _Upload(path.fs.open(target.path, "wb", block_size=_PART_BYTES))
+        buffered = io.BufferedWriter(raw, _PART_BYTES)
+        try:
+            yield buffered
+            buffered.flush()
+            raw.commit()
+            if not atomic:
+                _rename(target, path)
+        except BaseException:
+            raw.discard()
+            if not atomic and path.fs.exists(target.path):
+                path.fs.rm(target.path)
+            raise
+
+
+def _rename(temporary: UPath, path: UPath) -> None:
+    if path.fs.exists(path.path):
+        path.fs.rm(path.path)
+    path.fs.mv(temporary.path, path.path)
+
+
+@functools.cache
+def _upload_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4, thread_name_prefix="limla-upload")
+
+
+class _Upload(io.RawIOBase):
+    """The raw side of an upload: one block at a time is on its way, in another thread.
+
+    fsspec's files publish what they hold when they are closed, also by the garbage collector: after an error
+    `discard` must come before that.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__()
+        self._file = file
+        self._sending: Future[Any] | None = None
+        self._num_bytes = 0
+        self._discarded = False
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._num_bytes
+
+    def write(self, data: Buffer, /) -> int:
+        block = bytes(data)
+        if not self._discarded:  # else what is left in the buffer above is being thrown away
+            self._wait()
+            self._sending = _upload_threads().submit(self._file.write, block)
+        self._num_bytes += len(block)
+        return len(block)
+
+    def _wait(self) -> None:
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
+
+    def commit(self) -> None:
+        self._wait()
+        self._file.close()
+
+    def discard(self) -> None:
+        if self._discarded:
+            return
+        self._discarded = True
+        sending, self._sending = self._sending, None
+        try:
+            if sending is not None:
+                sending.exception()  # the error that counts is the one being raised
+            self._file.discard()
+        finally:
+            self._file.closed = True
