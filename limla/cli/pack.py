@@ -9,18 +9,16 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
+from limla.cli.paths import LocalPath
 
 if TYPE_CHECKING:
     from limla.packing import PackResult
 
 
-class _PackCommand(LimlaCommand):
-    go_on = "run this command again: it packs from the start"
-
-
-@click.command("pack", short_help="Photos in class folders → source shards.", cls=_PackCommand)
-@click.argument("folder", metavar="IN", type=click.Path(path_type=Path))
-@click.argument("data_dir", metavar="OUT", type=click.Path(path_type=Path))
+@click.command("pack", short_help="Photos in class folders → source shards.", cls=LimlaCommand)
+@click.argument("folder", metavar="IN", type=LocalPath())
+@click.argument("data_dir", metavar="OUT")
 @click.option("--train", default=0.8, show_default=True, help="Share of each class for training.")
 @click.option("--val", default=0.1, show_default=True, help="Share of each class for validation.")
 @click.option("--test", default=0.1, show_default=True, help="Share of each class for the test.")
@@ -28,7 +26,9 @@ class _PackCommand(LimlaCommand):
     "--val-from-train", default=0.0, help="Share of train to make val: for IN/train and IN/test only."
 )
 @click.option("--seed", default=0, show_default=True, help="Of the split and the order.")
-@click.option("--shard-mb", default=256.0, show_default=True, help="Size of a shard at most, in MiB.")
+@click.option(
+    "--shard-mb", default=256.0, show_default=True, help="Size of a shard in MiB, by the photos' files."
+)
 @click.option("--shard-images", default=1000, show_default=True, help="Images in a shard at most.")
 @click.option("--max-pixels", type=int, help="A picture with more is not decoded. [default: 178956970]")
 @click.option(
@@ -38,10 +38,12 @@ class _PackCommand(LimlaCommand):
     show_default=True,
     help="Colour profiles that are not sRGB: keep the bytes, or convert the pixels (stored as PNG).",
 )
-@click.option("--workers", type=int, help="Threads. [default: one for each core]")
+@click.option("--workers", type=int, help=WORKERS_HELP)
+@click.option("--engine", default="local", show_default=True, help=ENGINE_HELP)
+@click.option("--master", help=MASTER_HELP)
 def pack(
     folder: Path,
-    data_dir: Path,
+    data_dir: str,
     train: float,
     val: float,
     test: float,
@@ -52,16 +54,21 @@ def pack(
     max_pixels: int | None,
     profiles: Literal["keep", "convert"],
     workers: int | None,
+    engine: str,
+    master: str | None,
 ) -> None:
     """Pack the photos in IN into shards in OUT/source.
 
     IN holds class folders (IN/cat/…, IN/dog/…), or is split already (IN/train/cat/…, IN/val/…, IN/test/…).
     JPEG, PNG, BMP, TIFF and WebP. Files that cannot be decoded are listed in OUT/source/quarantine.jsonl.
+    Interrupted, it goes on where it stopped when run again. OUT may be a URL, as s3://bucket/photos.
     """
+    from limla.engines import build_engine
     from limla.errors import SettingsError
     from limla.packing import PackSettings
     from limla.packing import pack as run
     from limla.packing.settings import MAX_PIXELS
+    from limla.storage import open_folder
 
     if not 0 < shard_mb < 1 << 20:
         raise SettingsError(f"--shard-mb {shard_mb}: choose a size above 0, in MiB")
@@ -76,8 +83,10 @@ def pack(
         max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
         profiles=profiles,
         workers=workers,
+        engine=engine,
     )
-    _show(run(folder, data_dir, settings, ConsoleProgress()))
+    engine_there = build_engine(engine, workers, master)
+    _show(run(folder, open_folder(data_dir), settings, ConsoleProgress(), engine_there))
 
 
 def _show(result: PackResult) -> None:

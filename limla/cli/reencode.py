@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
 
 
 @click.command("reencode", short_help="Source shards → shards at each quality.", cls=LimlaCommand)
-@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.argument("data_dir")
 @click.option("--codec", default="jpeg", show_default=True, help="Name of the codec.")
 @click.option(
     "--quality", "qualities", default="1,5,10,50,90", show_default=True, help="List of 10, 10-90 or 10-90:10."
@@ -27,10 +26,11 @@ from limla.cli.console import ConsoleProgress
     help="Images whose PSNR and SSIM are measured: a number, all or none. Bytes are counted for every image.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the draw of the measured images.")
-@click.option("--workers", type=int, help="Threads in all. [default: one for each core]")
-@click.option("--engine", default="local", show_default=True, help="Where the work is done.")
+@click.option("--workers", type=int, help=WORKERS_HELP)
+@click.option("--engine", default="local", show_default=True, help=ENGINE_HELP)
+@click.option("--master", help=MASTER_HELP)
 def reencode(
-    data_dir: Path,
+    data_dir: str,
     codec: str,
     qualities: str,
     subsampling: str | None,
@@ -38,15 +38,18 @@ def reencode(
     seed: int,
     workers: int | None,
     engine: str,
+    master: str | None,
 ) -> None:
     """Re-encode DATA_DIR/source into DATA_DIR/jpeg-q10 and so on, one shard folder for each quality.
 
     Interrupted, it goes on where it stopped when run again; adding qualities makes only the new ones.
     """
     from limla.cli.options import parse_measure, parse_qualities
+    from limla.engines import build_engine
     from limla.reencoding import ReencodeSettings
     from limla.reencoding import reencode as run
     from limla.registry import CODECS
+    from limla.storage import open_folder
 
     chosen = parse_qualities(qualities, scale=CODECS.load(codec).scale)
     settings = ReencodeSettings(
@@ -58,10 +61,11 @@ def reencode(
         workers=workers,
         engine=engine,
     )
-    result = run(data_dir, settings, ConsoleProgress())
+    folder = open_folder(data_dir)
+    result = run(folder, settings, ConsoleProgress(), build_engine(engine, workers, master))
     for variant in result.variants:
         state = "made" if variant.variant in result.made else "was there"
         click.echo(
-            f"{data_dir / variant.variant}: {variant.num_images} images, {variant.num_bytes / 1e6:.1f} MB, "
+            f"{folder / variant.variant}: {variant.num_images} images, {variant.num_bytes / 1e6:.1f} MB, "
             f"{variant.mean_rate_bpp:.3f} bits per pixel, {state}"
         )

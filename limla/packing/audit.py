@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from limla.packing.pictures import Picture
-from limla.packing.splitting import Planned
+from limla.packing.folder import Packed
 from limla.statistics import cramers_v
 
 MIN_ASSOCIATION = 0.1
@@ -39,9 +38,8 @@ class Audit:
         self._first: dict[bytes, tuple[int, str]] = {}
         self._duplicates: Counter[str] = Counter()
 
-    def add(self, planned: Planned, picture: Picture, source_sha256: str) -> None:
+    def add(self, split: str, label: int, picture: Packed) -> None:
         """Count one packed picture."""
-        label = planned.label
         self._formats[label][picture.source_format] += 1
         self._converted[label].update(picture.converted)
         self._notes.update(picture.notes)
@@ -49,14 +47,14 @@ class Audit:
             self._quality[label][picture.jpeg.quality] += 1
             self._subsampling[label][picture.jpeg.subsampling] += 1
             self._not_standard += not picture.jpeg.standard
-        mark = bytes.fromhex(source_sha256)[:16]
-        here = (label, planned.split)
+        mark = bytes.fromhex(picture.source_sha256)[:16]
+        here = (label, split)
         if mark not in self._first:
             self._first[mark] = here
             return
         first_label, first_split = self._first[mark]
         self._duplicates["images"] += 1
-        self._duplicates["across_splits"] += first_split != planned.split
+        self._duplicates["across_splits"] += first_split != split
         self._duplicates["across_classes"] += first_label != label
 
     def summary(self) -> dict[str, Any]:

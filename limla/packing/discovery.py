@@ -30,6 +30,7 @@ class SourceFile:
         class_name: the class folder's name, Unicode NFC.
         inside: path inside the class folder, Unicode NFC, with "/".
         num_bytes: of the file; 0 for a special file or a link to nothing.
+        mtime_ns: when it was last written.
     """
 
     path: str
@@ -37,6 +38,7 @@ class SourceFile:
     class_name: str
     inside: str
     num_bytes: int
+    mtime_ns: int = 0
 
 
 @dataclass
@@ -89,14 +91,14 @@ def discover(root: Path) -> Discovery:
     folders, files = walker.listing("")
     if found.unreadable:
         raise DataError(f"{root}: cannot be read: permission denied; check its owner and mode")
-    found.stray += [path for path, _ in walker.pictures("", files)]
+    found.stray += [path for path, _, _ in walker.pictures("", files)]
     split_folders = _split_folders(root, [PurePosixPath(folder).name for folder in folders])
     if split_folders:
         found.layout = "split folders"
         found.splits = tuple(split for split in SPLITS if split in split_folders)
         for split in found.splits:
             inner_folders, inner_files = walker.listing(split_folders[split])
-            found.stray += [path for path, _ in walker.pictures(split_folders[split], inner_files)]
+            found.stray += [path for path, _, _ in walker.pictures(split_folders[split], inner_files)]
             _take_classes(walker, inner_folders, split)
     else:
         _take_classes(walker, folders, "")
@@ -137,9 +139,9 @@ def _take_classes(walker: _Walker, folders: list[str], split: str) -> None:
     for folder in folders:
         class_name = printable(unicodedata.normalize("NFC", PurePosixPath(folder).name))
         before = len(found.files)
-        for path, num_bytes in walker.walk(folder):
+        for path, num_bytes, mtime_ns in walker.walk(folder):
             inside = unicodedata.normalize("NFC", path[len(folder) + 1 :])
-            found.files.append(SourceFile(path, split, class_name, inside, num_bytes))
+            found.files.append(SourceFile(path, split, class_name, inside, num_bytes, mtime_ns))
         if len(found.files) == before:
             found.empty_classes.append(folder)
     if not split and len(folders) == 1:
@@ -176,17 +178,17 @@ class _Walker:
                 files.append(entry)
         return [path for _, path in sorted(folders)], files
 
-    def pictures(self, folder: str, files: list[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
-        """(relative path, size) of the entries with a picture's extension; counts the others as skipped."""
+    def pictures(self, folder: str, files: list[os.DirEntry[str]]) -> Iterator[tuple[str, int, int]]:
+        """(relative path, size, mtime in ns) of the entries with a picture's extension; counts the others."""
         for entry in files:
             suffix = PurePosixPath(entry.name).suffix.lower()
             if suffix not in PICTURE_SUFFIXES:
                 self.found.skipped[f"{printable(suffix)} file" if suffix else "file without extension"] += 1
                 continue
-            yield f"{folder}/{entry.name}" if folder else entry.name, _file_bytes(entry)
+            yield f"{folder}/{entry.name}" if folder else entry.name, *_size_and_time(entry)
 
-    def walk(self, folder: str) -> Iterator[tuple[str, int]]:
-        """(relative path, size) of every picture file under `folder`, each real folder visited once."""
+    def walk(self, folder: str) -> Iterator[tuple[str, int, int]]:
+        """(relative path, size, mtime in ns) of every picture file under `folder`, each real folder visited once."""
         # a link to a folder that holds the photos would bring in other classes, or the whole disk
         seen = {(status.st_dev, status.st_ino) for status in self._above}
         # links wait until all real folders are walked, so that a file keeps its own path when both lead to it
@@ -226,9 +228,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _file_bytes(entry: os.DirEntry[str]) -> int:
+def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
     try:
         status = entry.stat()
     except OSError:
-        return 0
-    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return 0, 0
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (0, 0)

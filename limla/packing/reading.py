@@ -1,21 +1,25 @@
-"""Files → prepared pictures: many threads, in order, a bounded number ahead."""
+"""Files → prepared pictures."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
+import threading
 import warnings
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from limla.errors import DataError
+from limla.packing.discovery import printable
 from limla.packing.pictures import MAX_FILE_BYTES, Picture, read_picture
+from limla.packing.planning import Photo
 from limla.packing.settings import PackSettings
-from limla.packing.splitting import Planned
+
+UNREADABLE = "cannot be read: "
+"""Begins the reason of a file that the operating system refused; another run may have better luck."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,39 @@ class Prepared:
     source_sha256: str
 
 
-def prepare(source: Path, path: str, settings: PackSettings) -> Prepared | Refused:
-    """Read and check one file; a file that fails is refused with its reason, whatever is wrong with it."""
+def prepare(source: Path, photo: Photo, settings: PackSettings) -> Prepared | Refused:
+    """Read and check one file; a file that fails is refused with its reason, whatever is wrong with it.
+
+    Raises `DataError` when it is not the file that was found: gone, or of another size.
+    """
     try:
-        data = read_regular(source / path)
+        data = read_regular(source / photo.path)
+    except DataError as error:
+        return Refused(photo.path, str(error))
+    except FileNotFoundError as error:
+        if photo.num_bytes:
+            raise _changed(source, photo, "now it is gone") from error
+        return _unreadable(photo.path, error)
+    except OSError as error:
+        return _unreadable(photo.path, error)
+    if len(data) != photo.num_bytes:
+        raise _changed(source, photo, f"now it holds {len(data)}")
+    try:
         picture = read_picture(data, settings.max_pixels, settings.profiles == "convert")
     except DataError as error:
-        return Refused(path, " ".join(str(error).split()))
-    except OSError as error:
-        return Refused(path, f"cannot be read: {(error.strerror or type(error).__name__).lower()}")
+        return Refused(photo.path, " ".join(str(error).split()))
     return Prepared(picture, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _unreadable(path: str, error: OSError) -> Refused:
+    return Refused(path, f"{UNREADABLE}{(error.strerror or type(error).__name__).lower()}")
+
+
+def _changed(source: Path, photo: Photo, how: str) -> DataError:
+    return DataError(
+        f"{source / printable(photo.path)}: {photo.num_bytes} bytes when the photos were listed, {how}; pack again "
+        "when nothing writes there (on a cluster, every machine must see the same folder)"
+    )
 
 
 def read_regular(path: Path) -> bytes:
@@ -59,23 +86,27 @@ def read_regular(path: Path) -> bytes:
         return file.read(status.st_size)
 
 
-def prepare_all(
-    source: Path, planned: Sequence[Planned], settings: PackSettings, num_threads: int
-) -> Generator[Prepared | Refused, None, None]:
-    """`prepare` for each file, in order; at most 2 · threads + 2 are under way, so memory stays flat.
+_silenced = ExitStack()
+_num_silencing = 0
+_lock = threading.Lock()
 
-    Decoders release the GIL. Pillow's warnings about odd files are silenced meanwhile: what matters is refused.
+
+@contextmanager
+def pillow_silenced() -> Iterator[None]:
+    """Pillow's warnings about odd files are silenced: what matters is refused.
+
+    The filters belong to the whole process, and two shards may be under way in it: the last one to end restores them.
     """
-    window: deque[Future[Prepared | Refused]] = deque()
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="limla-pack")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for one in planned:
-                if len(window) >= 2 * num_threads + 2:
-                    yield window.popleft().result()
-                window.append(pool.submit(prepare, source, one.file.path, settings))
-            while window:
-                yield window.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    global _num_silencing
+    with _lock:
+        _num_silencing += 1
+        if _num_silencing == 1:
+            _silenced.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_silencing -= 1
+            if _num_silencing == 0:
+                _silenced.close()

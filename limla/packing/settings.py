@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from limla.errors import SettingsError
+from limla.registry import ENGINES
 
 MAX_PIXELS = 178_956_970
 """Pillow refuses larger pictures as decompression bombs, here and in every later stage."""
@@ -22,13 +23,15 @@ class PackSettings:
         train, val, test: shares of every class, from 0 to 1, together 1; unused for a folder that is split already.
         val_from_train: for a folder that is split already and has no val: the share of each class's training
             images that becomes val, below 1; 0 moves none.
-        max_shard_bytes: a tar ends before it would grow beyond this (one larger image still gets its own).
-        max_shard_samples: images in a shard at most.
+        max_shard_bytes: a tar ends before it would grow beyond this, as reckoned from the photos' file sizes (one
+            larger photo still gets its own). Pictures stored as PNG outgrow their files, and their tar the limit.
+        max_shard_samples: images in a shard at most; those that cannot be decoded are missing from it.
         max_pixels: a picture that declares more is quarantined without being decoded.
         profiles: what an embedded ICC profile that is not sRGB does to an RGB or gray picture: "keep" leaves the
             bytes as they are, so every decoder reads the values as sRGB, as all of them do elsewhere; "convert"
             turns the colours into sRGB, which makes the picture a PNG. CMYK always goes through its profile.
-        workers: threads; None means one for each usable core. Does not change the bytes.
+        workers: threads (Spark: of each task); None leaves it to the engine. Does not change the bytes.
+        engine: a name of the engine catalogue. Does not change the bytes either.
     """
 
     seed: int = 0
@@ -41,6 +44,7 @@ class PackSettings:
     max_pixels: int = MAX_PIXELS
     profiles: Literal["keep", "convert"] = "keep"
     workers: int | None = None
+    engine: str = "local"
 
     def __post_init__(self) -> None:
         for name, share in self.fractions().items():
@@ -65,6 +69,7 @@ class PackSettings:
             raise SettingsError(f"profiles is '{self.profiles}': choose keep or convert")
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"{self.workers} workers: choose at least 1")
+        ENGINES.check(self.engine)
 
     def fractions(self) -> dict[str, float]:
         """Split → share."""

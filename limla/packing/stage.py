@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limla.engines.local import usable_cores
+import pyarrow as pa
+
+from limla.engines import build_engine
+from limla.engines.base import Engine
 from limla.errors import DataError, SettingsError
 from limla.files import canonical_json, content_id, exclusive, remove_unfinished, write_bytes
 from limla.manifest import (
@@ -23,18 +24,22 @@ from limla.manifest import (
     read_manifest,
     verify_shards,
 )
+from limla.metrics import rate_bpp
 from limla.packing.audit import Audit
 from limla.packing.discovery import Discovery, discover, printable
-from limla.packing.reading import Refused, prepare_all
+from limla.packing.folder import PackFolder, Part, read_part, tidy
+from limla.packing.planning import ShardPlan, cut
+from limla.packing.reading import Refused
 from limla.packing.settings import PackSettings
-from limla.packing.splitting import Planned, plan, planned_splits
-from limla.packing.writing import ShardSeries
+from limla.packing.shard import PackShard
+from limla.packing.splitting import plan, planned_splits
 from limla.progress import SILENT, Progress
-from limla.shards import index_path
+from limla.results import EncodingRow, encoding_table, write_table
+from limla.shards import ShardEntry, index_path
+from limla.storage import AnyPath, exists, is_remote, make_folder
 
 LOCK = ".pack.lock"
 QUARANTINE = "quarantine.jsonl"
-_SHARD_FILE = re.compile(r"(train|val|test)-\d{6}\.(tar|idx)")
 
 
 @dataclass(frozen=True)
@@ -52,51 +57,71 @@ class PackResult:
     """
 
     manifest: Manifest
-    folder: Path
+    folder: AnyPath
     found: int
     packed: int
     quarantined: int
     skipped: dict[str, int]
-    quarantine: Path
+    quarantine: AnyPath
     warnings: tuple[str, ...]
     made: bool
 
 
 def pack(
-    source: Path, data_dir: Path, settings: PackSettings | None = None, progress: Progress = SILENT
+    source: Path,
+    data_dir: AnyPath,
+    settings: PackSettings | None = None,
+    progress: Progress = SILENT,
+    engine: Engine | None = None,
 ) -> PackResult:
     """Write `<data_dir>/source` from a folder of photos: class folders, or split folders with class folders.
 
-    Equal input and settings give equal bytes, whatever the number of threads or an interruption before; an
-    interrupted run is done again. Files that cannot be decoded are listed in `quarantine.jsonl`.
+    Goes on where an interrupted run stopped. Equal input and settings give equal bytes, whatever the interruptions,
+    the engine and its workers. Files that cannot be decoded are listed in `quarantine.jsonl`.
 
-    Raises `DataError` when there is nothing to pack or the layout is unclear, `SettingsError` when the folder was
-    made from other photos or with other settings, or another process is at work on it; `OSError` for a full disk.
+    Raises `DataError` when there is nothing to pack, the layout is unclear or photos change meanwhile,
+    `SettingsError` when the folder was made from other photos or with other settings, or another process is at work on
+    it; `OSError` for a full disk.
     """
     settings = settings or PackSettings()
+    engine = engine or build_engine(settings.engine, settings.workers)
     _check_apart(source, data_dir)
     found = discover(source)
     planned, warnings = plan(found, settings)
     warnings = [*_layout_warnings(source, found, planned_splits(found, settings)), *warnings]
-    recorded = _recorded_settings(found, settings)
+    plans = cut(planned, found.class_names, settings)
+    planned.clear()  # what grows with the number of photos is kept once: in the plans
     folder = data_dir / SOURCE
-    folder.mkdir(parents=True, exist_ok=True)
+    run = _run_of(folder, found, settings)
+    found.files.clear()
+    make_folder(folder)
     with exclusive(data_dir / LOCK, "limla pack"):
-        existing = _existing(folder, recorded, progress)
+        existing = _existing(folder, run.settings, progress)
         if existing:
+            tidy(folder)
             progress.say(f"nothing to do: {folder} is complete")
             return _told(_result(existing, folder, made=False), progress)
         for warning in warnings:
             progress.say(f"warning: {warning}")
-        (folder / FILE_NAME).unlink(missing_ok=True)
-        remove_unfinished(folder)
+        missing = run.begin(plans, progress)
+        work = PackShard(source.absolute(), folder, run.run_id, found.class_names, settings)
         try:
-            manifest = _write(source, folder, found, planned, settings, recorded, warnings, progress)
+            _make(work, missing, progress, engine)
         finally:
             remove_unfinished(folder)
+        manifest = _finish(source, run, found, plans, warnings)
     for warning in manifest.summary["audit"]["warnings"][len(warnings) :]:
         progress.say(f"warning: {warning}")
     return _told(_result(manifest, folder, made=True), progress)
+
+
+def _make(work: PackShard, plans: list[ShardPlan], progress: Progress, engine: Engine) -> None:
+    if not plans:
+        return
+    num_photos = sum(len(plan.photos) for plan in plans)
+    with progress.stage("packing", num_photos) as advance:
+        for _ in engine.map(work, plans, advance):
+            pass
 
 
 def _told(result: PackResult, progress: Progress) -> PackResult:
@@ -107,8 +132,10 @@ def _told(result: PackResult, progress: Progress) -> PackResult:
     return result
 
 
-def _check_apart(source: Path, data_dir: Path) -> None:
+def _check_apart(source: Path, data_dir: AnyPath) -> None:
     """Raise `SettingsError` when the shards would lie among the photos, or the photos among the shards."""
+    if is_remote(data_dir):
+        return
     photos, shards = source.resolve(), data_dir.resolve()
     if shards.is_relative_to(photos):
         raise SettingsError(f"{data_dir} lies inside {source}: choose an output folder outside the photos")
@@ -157,13 +184,14 @@ def _some(names: list[str], separator: str = ", ") -> str:
     return separator.join([*names[:5], *more])
 
 
-def _recorded_settings(found: Discovery, settings: PackSettings) -> dict[str, Any]:
-    """Everything that decides the bytes, the photos' names and sizes included."""
+def _run_of(folder: AnyPath, found: Discovery, settings: PackSettings) -> PackFolder:
+    """The folder with everything that decides its bytes, the photos' names and sizes included."""
     as_given = found.layout == "split folders"
-    files = hashlib.sha256()
+    files, dates = hashlib.sha256(), hashlib.sha256()
     for file in found.files:
         files.update(canonical_json([file.path, file.num_bytes]).encode() + b"\n")
-    return {
+        dates.update(canonical_json([file.path, file.num_bytes, file.mtime_ns]).encode() + b"\n")
+    recorded = {
         "layout": found.layout,
         "seed": settings.seed,
         **{split: None if as_given else share for split, share in settings.fractions().items()},
@@ -174,11 +202,12 @@ def _recorded_settings(found: Discovery, settings: PackSettings) -> dict[str, An
         "profiles": settings.profiles,
         "input_id": content_id([files.hexdigest(), sorted(found.stray)]),
     }
+    return PackFolder(folder, recorded, dates.hexdigest(), library_versions(("numpy", "pillow", "simplejpeg")))
 
 
-def _existing(folder: Path, recorded: dict[str, Any], progress: Progress) -> Manifest | None:
+def _existing(folder: AnyPath, recorded: dict[str, Any], progress: Progress) -> Manifest | None:
     """The manifest of a complete earlier run with the same input and settings; None when there is work to do."""
-    if not (folder / FILE_NAME).exists():
+    if not exists(folder / FILE_NAME):
         return None
     manifest = read_manifest(folder)
     if manifest.settings.get("input_id") != recorded["input_id"]:
@@ -191,7 +220,7 @@ def _existing(folder: Path, recorded: dict[str, Any], progress: Progress) -> Man
         for split in manifest.splits():
             verify_shards(folder, manifest, split, contents=False)
             for shard in manifest.of_split(split):
-                if not index_path(folder / shard.name).exists():
+                if not exists(index_path(folder / shard.name)):
                     raise DataError(f"{index_path(folder / shard.name)}: missing")
     except DataError as error:
         progress.say(f"warning: {error}; packing again")
@@ -199,56 +228,64 @@ def _existing(folder: Path, recorded: dict[str, Any], progress: Progress) -> Man
     return manifest
 
 
-def _write(
-    source: Path,
-    folder: Path,
-    found: Discovery,
-    planned: list[Planned],
-    settings: PackSettings,
-    recorded: dict[str, Any],
-    warnings: list[str],
-    progress: Progress,
+class _Tally:
+    """Gathers the parts, in the shards' order, into what the manifest and the tables hold."""
+
+    def __init__(self, class_names: tuple[str, ...], stray: list[str]) -> None:
+        self.entries: list[ShardEntry] = []
+        self.refused = [Refused(path, "not inside a class folder") for path in stray]
+        self.audit = Audit(class_names)
+        self.packed: Counter[int] = Counter()
+        self.tables: list[pa.Table] = []
+
+    def add(self, plan: ShardPlan, part: Part) -> None:
+        """Count one finished shard."""
+        assert len(part.packed) + len(part.refused) == len(plan.photos), plan.name
+        self.refused += part.refused
+        if part.entry is None:
+            return
+        self.entries.append(part.entry)
+        rows: list[EncodingRow] = []
+        for picture in part.packed:
+            photo = plan.photos[picture.number]
+            self.audit.add(plan.split, photo.label, picture)
+            self.packed[photo.label] += 1
+            # what the original costs: a converted picture's PNG is our own choice, and several times as large
+            cost, height, width = picture.source_num_bytes, picture.height, picture.width
+            rate = rate_bpp(cost, height, width)
+            rows.append(EncodingRow(photo.key, plan.split, SOURCE, None, height, width, cost, rate))
+        self.tables.append(encoding_table(rows))
+
+
+def _finish(
+    source: Path, run: PackFolder, found: Discovery, plans: list[ShardPlan], warnings: list[str]
 ) -> Manifest:
-    audit = Audit(found.class_names)
-    series = ShardSeries(folder, settings.max_shard_bytes, settings.max_shard_samples)
-    refused = [Refused(path, "not inside a class folder") for path in found.stray]
-    packed: Counter[int] = Counter()
-    threads = settings.workers or usable_cores()
-    with (
-        progress.stage("packing", len(planned)) as advance,
-        series,
-        closing(prepare_all(source, planned, settings, threads)) as results,
-    ):
-        for one, result in zip(planned, results, strict=True):
-            advance(1)
-            if isinstance(result, Refused):
-                refused.append(result)
-                continue
-            series.add(one, result, found.class_names[one.label])
-            audit.add(one, result.picture, result.source_sha256)
-            packed[one.label] += 1
-    write_quarantine(folder / QUARANTINE, refused)
-    num_found = len(planned) + len(found.stray)
-    assert series.num_samples + len(refused) == num_found
-    if not series.num_samples:
+    """Turn the parts into the tables and the manifest. All shards must be finished."""
+    folder = run.folder
+    tally = _Tally(found.class_names, found.stray)
+    for one in plans:
+        tally.add(one, read_part(folder / one.name))
+    write_quarantine(folder / QUARANTINE, tally.refused)
+    num_packed = tally.packed.total()
+    num_found = num_packed + len(tally.refused)
+    if not num_packed:
         raise DataError(f"{source}: none of {num_found} pictures can be decoded; see {folder / QUARANTINE}")
-    series.write_encodings()
-    _remove_stale(folder, {entry.name for entry in series.entries})
-    empty = [name for label, name in enumerate(found.class_names) if not packed[label]]
+    write_table(folder / "encoding.parquet", pa.concat_tables(tally.tables).combine_chunks())
+    empty = [name for label, name in enumerate(found.class_names) if not tally.packed[label]]
     late = [f"class '{name}' has no picture that can be decoded" for name in empty]
-    summary = audit.summary()
+    summary = tally.audit.summary()
     manifest = Manifest(
-        dataset=folder.parent.resolve().name,
+        dataset=(folder.parent if is_remote(folder) else folder.parent.resolve()).name,
         codec=SOURCE,
         quality=None,
         class_names=found.class_names,
-        shards=tuple(series.entries),
-        settings=recorded,
-        versions=library_versions(("numpy", "pillow", "simplejpeg")),
+        shards=tuple(tally.entries),
+        settings=run.settings,
+        versions=run.versions,
         summary={
             "found": num_found,
-            "packed": series.num_samples,
-            "quarantined": len(refused),
+            "packed": num_packed,
+            "quarantined": len(tally.refused),
             "skipped": found.skipped.total(),
             "skipped_reasons": dict(found.skipped),
             "unreadable_folders": found.unreadable,
@@ -256,24 +293,17 @@ def _write(
         },
     )
     manifest.write(folder)
+    tidy(folder)
     return manifest
 
 
-def write_quarantine(path: Path, refused: list[Refused]) -> None:
+def write_quarantine(path: AnyPath, refused: list[Refused]) -> None:
     """One {"path", "reason"} per line, sorted by path; an empty file when all is well."""
     lines = sorted(canonical_json({"path": printable(one.path), "reason": one.reason}) for one in refused)
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def _remove_stale(folder: Path, names: set[str]) -> None:
-    """Remove shards of an earlier, interrupted run that this one does not have."""
-    kept = names | {index_path(Path(name)).name for name in names}
-    for path in sorted(folder.iterdir()):
-        if _SHARD_FILE.fullmatch(path.name) and path.name not in kept:
-            path.unlink()
-
-
-def _result(manifest: Manifest, folder: Path, made: bool) -> PackResult:
+def _result(manifest: Manifest, folder: AnyPath, made: bool) -> PackResult:
     summary = manifest.summary
     return PackResult(
         manifest=manifest,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from limla.errors import DataError, SettingsError
-from limla.manifest import FILE_NAME, Manifest, parse_variant, read_manifest, verify_shard
+from limla.errors import DataError
+from limla.manifest import FILE_NAME, Manifest, read_manifest, variant_names, verify_shard
 from limla.progress import SILENT, Progress
 from limla.results import read_table
 from limla.shards import ShardEntry, read_index
+from limla.storage import AnyPath, exists, in_parallel, is_remote, listing
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,20 @@ class VariantReport:
     problems: tuple[str, ...]
 
 
-def variant_folders(data_dir: Path) -> list[Path]:
+def variant_folders(data_dir: AnyPath) -> list[AnyPath]:
     """The variant folders of a dataset, finished or not; `data_dir` itself when it is one.
 
     Raises `DataError` when there are none.
     """
-    if (data_dir / FILE_NAME).exists():
+    if exists(data_dir / FILE_NAME):
         return [data_dir]
-    found: list[Path] = []
-    for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
-        try:
-            parse_variant(path.name)
-        except SettingsError:
-            continue
-        if path.is_dir():
-            found.append(path)
+    found = [data_dir / name for name in variant_names(data_dir)]
     if not found:
         raise DataError(f"{data_dir}: no shards there; name a dataset folder, made with 'limla pack'")
     return found
 
 
-def verify_variant(folder: Path, contents: bool = True, progress: Progress = SILENT) -> VariantReport:
+def verify_variant(folder: AnyPath, contents: bool = True, progress: Progress = SILENT) -> VariantReport:
     """Check one variant: manifest, every tar's presence, size and (with `contents`) SHA-256, index and row count."""
     try:
         manifest = read_manifest(folder)
@@ -49,17 +42,26 @@ def verify_variant(folder: Path, contents: bool = True, progress: Progress = SIL
         return VariantReport(0, 0, (str(error),))
     problems: list[str] = []
     with progress.stage(f"verifying {folder.name}", len(manifest.shards), "shards") as advance:
-        for shard in manifest.shards:
-            problems += _shard_problems(folder, shard, contents)
+        there = listing(folder) if is_remote(folder) else None
+
+        def check(shard: ShardEntry) -> list[str]:
+            return _shard_problems(folder, shard, contents, there)
+
+        # without contents it is mostly waiting for the store or the disk
+        found = map(check, manifest.shards) if contents else in_parallel(check, manifest.shards)
+        for some in found:
+            problems += some
             advance(1)
     problems += _row_problems(folder, manifest)
     return VariantReport(len(manifest.shards), manifest.num_samples(), tuple(problems))
 
 
-def _shard_problems(folder: Path, shard: ShardEntry, contents: bool) -> list[str]:
+def _shard_problems(
+    folder: AnyPath, shard: ShardEntry, contents: bool, there: dict[str, int | None] | None
+) -> list[str]:
     try:
-        verify_shard(folder, shard, contents)
-        num_samples = len(read_index(folder / shard.name))
+        verify_shard(folder, shard, contents, there)
+        num_samples = len(read_index(folder / shard.name, shard.num_bytes))
     except DataError as error:
         return [str(error)]
     if num_samples != shard.num_samples:
@@ -70,7 +72,7 @@ def _shard_problems(folder: Path, shard: ShardEntry, contents: bool) -> list[str
     return []
 
 
-def _row_problems(folder: Path, manifest: Manifest) -> list[str]:
+def _row_problems(folder: AnyPath, manifest: Manifest) -> list[str]:
     try:
         num_rows = read_table(folder / "encoding.parquet").num_rows
     except DataError as error:

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,9 +20,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from limla.cli import limla
+from limla.engines.local import LocalEngine
 from limla.errors import DataError, SettingsError
 from limla.manifest import FILE_NAME, read_manifest, verify_shards
 from limla.packing import PackResult, PackSettings, pack
+from limla.packing.discovery import discover
+from limla.packing.planning import cut
+from limla.packing.splitting import plan
 from limla.packing.verification import verify_variant
 from limla.progress import Progress
 from limla.results import read_encodings
@@ -494,12 +499,192 @@ def test_a_full_disk_leaves_nothing_half_written(many_photos: Path, tmp_path: Pa
     process = run_pack(many_photos, tmp_path / "set", preexec_fn=limit)
     _, error = process.communicate()
     assert process.returncode == 1
-    assert b"run this command again: it packs from the start" in error
+    assert b"what is complete was kept: run this command again to go on" in error
     assert b"Traceback" not in error
-    assert not list((tmp_path / "set" / "source").iterdir())
+    # the small shards of val and test may have been complete before the large one failed
+    left = {path.name.partition("-")[0] for path in (tmp_path / "set" / "source").iterdir()}
+    assert left <= {"settings.json", "val", "test"}
     last = run_pack(many_photos, tmp_path / "set")
     last.communicate()
     assert last.returncode == 0
+
+
+class StopsAfter:
+    """The local engine, interrupted when some shards are made."""
+
+    def __init__(self, num_shards: int) -> None:
+        self.num_shards = num_shards
+
+    def map(self, work: Any, items: Sequence[Any], advance: Callable[[int], None]) -> Iterator[Any]:
+        yield from LocalEngine(2).map(work, items[: self.num_shards], advance)
+        raise KeyboardInterrupt
+
+
+def broken_photos(raw: Path) -> None:
+    """40 photos of two classes; in a seed-0 packing by fives, damaged ones empty one shard and thin out others."""
+    for number in range(40):
+        photo(raw / ("cat", "dog")[number % 2] / f"{number}.jpg", number)
+    planned, _ = plan(discover(raw), PackSettings())
+    shards = cut(planned, ("cat", "dog"), PackSettings(max_shard_samples=5))
+    assert [len(shard.photos) for shard in shards] == [5, 5, 5, 5, 5, 5, 2, 4, 4]
+    for one in (*shards[2].photos, shards[4].photos[0], shards[5].photos[4]):
+        path = raw / one.path
+        path.write_bytes(b"no picture".ljust(path.stat().st_size))
+
+
+def interrupted(raw: Path, out: Path, num_shards: int = 3) -> dict[str, int]:
+    """Pack by fives and stop; returns the inodes of the tars that are there."""
+    with pytest.raises(KeyboardInterrupt):
+        pack(raw, out, PackSettings(max_shard_samples=5), engine=StopsAfter(num_shards))
+    assert not (out / "source" / FILE_NAME).exists()
+    return {path.name: path.stat().st_ino for path in (out / "source").glob("*.tar")}
+
+
+@pytest.mark.parametrize("workers", [1, 9])
+def test_an_interrupted_run_goes_on_shard_by_shard(tmp_path: Path, workers: int) -> None:
+    raw = tmp_path / "raw"
+    broken_photos(raw)
+    whole = pack(raw, tmp_path / "whole" / "set", PackSettings(max_shard_samples=5, workers=2))
+    out = tmp_path / "set"
+    before = interrupted(raw, out)
+    assert before.keys() == {"train-000000.tar", "train-000001.tar"}, "the third has no picture and so no tar"
+    said = Said()
+    result = pack(raw, out, PackSettings(max_shard_samples=5, workers=workers), said)
+    assert "3 of 9 shards are there already" in said.lines[0]
+    assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
+    assert before.items() <= {path.name: path.stat().st_ino for path in result.folder.glob("*.tar")}.items()
+    assert result.warnings == whole.warnings
+    assert quarantined(result).keys() == quarantined(whole).keys()
+
+
+def test_damaged_photos_make_their_shard_smaller_and_move_no_other(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    broken_photos(raw)
+    result = pack(raw, tmp_path / "out", PackSettings(max_shard_samples=5))
+    assert {shard.name: shard.num_samples for shard in result.manifest.of_split("train")} == {
+        "train-000000.tar": 5,
+        "train-000001.tar": 5,
+        "train-000003.tar": 5,
+        "train-000004.tar": 4,
+        "train-000005.tar": 4,
+        "train-000006.tar": 2,
+    }
+    assert (result.packed, result.quarantined) == (33, 7)
+    assert verify_variant(result.folder).problems == ()
+    assert not list(result.folder.glob("train-000002*"))
+
+
+def test_files_that_cannot_be_pictures_take_no_place(photo_folder: Path, tmp_path: Path) -> None:
+    """An empty file and one beyond all limits are known by their size: the shards are cut as without them."""
+    raw = tmp_path / "raw"
+    shutil.copytree(photo_folder, raw)
+    expected = pack(
+        raw, tmp_path / "a" / "set", PackSettings(max_shard_samples=6, train=1, val=0, test=0)
+    ).manifest
+    (raw / "cat" / "empty.jpg").touch()
+    with (raw / "dog" / "huge.jpg").open("wb") as file:
+        file.truncate(3 << 30)
+    found = pack(
+        raw, tmp_path / "b" / "set", PackSettings(max_shard_samples=6, train=1, val=0, test=0)
+    ).manifest
+    assert found.shards == expected.shards
+    assert [shard.num_samples for shard in found.shards] == [6, 6, 6, 6]
+
+
+def test_pictures_that_outgrow_their_files_do_not_change_the_cut(tmp_path: Path) -> None:
+    """Turned JPEGs become PNGs, several times as large: the shards are cut by the files, whole or not."""
+    turned = PIL.Image.Exif()
+    turned[0x0112] = 6
+    for number in range(12):
+        photo(tmp_path / "raw" / "cat" / f"{number}.jpg", number, exif=turned)
+    settings = PackSettings(max_shard_bytes=17_500, train=1, val=0, test=0)
+    planned, _ = plan(discover(tmp_path / "raw"), settings)
+    shards = cut(planned, ("cat",), settings)
+    assert len(shards) == 3
+    manifest = pack(tmp_path / "raw", tmp_path / "out", settings).manifest
+    assert [shard.num_samples for shard in manifest.shards] == [len(shard.photos) for shard in shards]
+    assert all(shard.num_bytes > 17_500 for shard in manifest.shards)
+
+
+def test_other_settings_do_not_mix_with_an_interrupted_run(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    broken_photos(raw)
+    before = interrupted(raw, out)
+    with pytest.raises(SettingsError, match="max_shard_samples: 5 there, 6 asked for"):
+        pack(raw, out, PackSettings(max_shard_samples=6))
+    assert before == {path.name: path.stat().st_ino for path in (out / "source").glob("*.tar")}
+
+
+@pytest.mark.parametrize("change", ["bytes", "dates", "versions"])
+def test_changed_photos_are_packed_from_the_start(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "set"
+    broken_photos(raw)
+    before = interrupted(raw, out)
+    planned, _ = plan(discover(raw), PackSettings())
+    first = raw / planned[0].file.path
+    if change == "bytes":
+        photo(first, 99, quality=95)
+    elif change == "dates":
+        data = bytearray(first.read_bytes())
+        data[-3] ^= 1  # of the same size
+        first.write_bytes(data)
+        os.utime(first, (2e9, 2e9))
+    else:
+        monkeypatch.setattr("limla.packing.stage.library_versions", lambda names: dict.fromkeys(names, "9"))
+    said = Said()
+    pack(raw, out, PackSettings(max_shard_samples=5), said)
+    assert any("packing from the start" in line for line in said.lines)
+    after = {path.name: path.stat().st_ino for path in (out / "source").glob("*.tar")}
+    assert all(after[name] != inode for name, inode in before.items())
+    pack(raw, tmp_path / "whole" / "set", PackSettings(max_shard_samples=5))
+    assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
+
+
+def test_a_photo_that_changes_while_it_is_packed_is_an_error(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    broken_photos(raw)
+    planned, _ = plan(discover(raw), PackSettings())
+    last = raw / planned[-1].file.path
+
+    class Meanwhile:
+        def __init__(self, change: Callable[[], object]) -> None:
+            self.change = change
+
+        def map(self, work: Any, items: Sequence[Any], advance: Callable[[int], None]) -> Iterator[Any]:
+            self.change()
+            yield from LocalEngine(1).map(work, items, advance)
+
+    with pytest.raises(DataError, match=r"when the photos were listed, now it holds 3;"):
+        pack(raw, tmp_path / "out", PackSettings(), engine=Meanwhile(lambda: last.write_bytes(b"new")))
+    with pytest.raises(DataError, match=r"3 bytes when the photos were listed, now it is gone;"):
+        pack(raw, tmp_path / "out", PackSettings(), engine=Meanwhile(last.unlink))
+    with pytest.raises(DataError, match=r"every machine must see the photos under this path"):
+        pack(raw, tmp_path / "out", PackSettings(), engine=Meanwhile(lambda: raw.rename(tmp_path / "away")))
+    assert not (tmp_path / "out" / "source" / FILE_NAME).exists()
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "set"
+    broken_photos(raw)
+    planned, _ = plan(discover(raw), PackSettings())
+    locked, real = planned[1].file.path, os.open
+
+    def refuse(path: Any, *rest: Any) -> int:
+        if str(path).endswith(f"raw/{locked}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        interrupted(raw, out)
+        assert "permission denied" in (out / "source" / "train-000000.part.json").read_text()
+    said = Said()
+    pack(raw, out, PackSettings(max_shard_samples=5), said)
+    assert "2 of 9 shards are there already" in said.lines[0]
+    pack(raw, tmp_path / "whole" / "set", PackSettings(max_shard_samples=5))
+    assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
 
 
 def test_the_options_are_checked(tmp_path: Path) -> None:
