@@ -9,9 +9,10 @@ from pathlib import Path
 
 from limla.errors import DataError, SettingsError
 from limla.files import remove_unfinished, write_bytes, write_json
-from limla.manifest import SOURCE, Manifest, list_variants, parse_variant, read_manifest, verify_shard
+from limla.manifest import SOURCE, Manifest, list_variants, local_shard, parse_variant, read_manifest
 from limla.progress import SILENT, Progress
 from limla.shards import Sample, ShardEntry, ShardReader
+from limla.storage import AnyPath
 
 MARK = "limla-export.json"
 """The file that says a folder is an export, and of which data: what makes going on in it safe."""
@@ -26,7 +27,7 @@ class ExportResult:
 
 
 def export(
-    data_dir: Path, folder: Path, variants: Sequence[str] | None = None, progress: Progress = SILENT
+    data_dir: AnyPath, folder: Path, variants: Sequence[str] | None = None, progress: Progress = SILENT
 ) -> ExportResult:
     """Write the images of `variants` ("source", "jpeg-q10"; None means all) as loose files under `folder`.
 
@@ -81,7 +82,7 @@ def safe_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(folders)
 
 
-def _choose(data_dir: Path, variants: Sequence[str] | None) -> list[str]:
+def _choose(data_dir: AnyPath, variants: Sequence[str] | None) -> list[str]:
     known = list_variants(data_dir)
     if not known:
         raise DataError(f"{data_dir}: no complete shard folder there; make one with 'limla pack'")
@@ -123,12 +124,11 @@ def _claim(folder: Path, manifests: dict[str, Manifest]) -> None:
 
 
 def _export_shard(
-    source: Path, shard: ShardEntry, root: Path, class_folders: Sequence[str], manifest: Manifest
+    source: AnyPath, shard: ShardEntry, root: Path, class_folders: Sequence[str], manifest: Manifest
 ) -> int:
     """Write the files of one shard that are not there yet; returns how many."""
-    verify_shard(source, shard)
     num_written = 0
-    with ShardReader(source / shard.name) as reader:
+    with local_shard(source, shard) as copy, ShardReader(source / shard.name, copy) as reader:
         for sample in reader:
             if not 0 <= sample.label < len(class_folders):
                 raise DataError(

@@ -21,7 +21,7 @@ from limla.cache import temporary_copy
 from limla.errors import DataError, SettingsError
 from limla.files import content_id, file_sha256, write_json
 from limla.shards import ShardEntry, index_path
-from limla.storage import AnyPath, exists, explained, in_parallel, is_remote, listing, read_bytes, stream
+from limla.storage import AnyPath, exists, in_parallel, is_remote, listing, read_bytes, stream
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -232,22 +232,26 @@ def _check_size(path: AnyPath, num_bytes: int, shard: ShardEntry) -> None:
         )
 
 
-def verify_shard(folder: AnyPath, shard: ShardEntry, contents: bool = True) -> None:
-    """Check one tar as `verify_shards` does; with `contents`, one in an object store is read through."""
+def verify_shard(
+    folder: AnyPath, shard: ShardEntry, contents: bool = True, there: dict[str, int | None] | None = None
+) -> None:
+    """Check one tar as `verify_shards` does; with `contents`, one in an object store is read through.
+
+    `there` is a listing of the folder, when the caller has one: sizes are then taken from it.
+    """
     path = folder / shard.name
+    if is_remote(path):
+        check_sizes(folder, [shard], there)
+        if contents:
+            _check_hash(path, _remote_sha256(path, shard.num_bytes), shard)
+        return
     try:
-        with explained(path):
-            status = path.stat()
+        status = path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing, though the manifest lists it; make the folder again") from error
     _check_size(path, status.st_size, shard)
-    if not contents:
-        return
-    if is_remote(path):
-        _check_hash(path, _remote_sha256(path, shard.num_bytes), shard)
-        return
     mark = (str(path.resolve()), status.st_size, status.st_mtime_ns, shard.sha256)
-    if mark not in _verified:
+    if contents and mark not in _verified:
         _check_hash(path, file_sha256(path), shard)
         _verified.add(mark)
 

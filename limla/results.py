@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from limla.errors import DataError
 from limla.files import atomic_open, content_id
+from limla.storage import AnyPath, is_remote, read_bytes
 
 PREDICTIONS = "predictions"
 
@@ -174,19 +175,20 @@ METRIC_SCHEMA = pa.schema(
 )
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: AnyPath, table: pa.Table) -> None:
     """Write a Parquet file, whole or not at all; equal tables give equal bytes."""
     with atomic_open(path) as file:
         pq.write_table(table, file, compression="zstd", store_schema=True)
 
 
-def read_table(path: Path, dictionaries: Sequence[str] = ()) -> pa.Table:
+def read_table(path: AnyPath, dictionaries: Sequence[str] = ()) -> pa.Table:
     """Read a Parquet file; raises `DataError` when it is missing or damaged.
 
     Text columns named in `dictionaries` stay dictionary-encoded: one that repeats a single value costs nothing.
     """
     try:
-        return pq.read_table(path, read_dictionary=list(dictionaries))
+        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
+        return pq.read_table(source, read_dictionary=list(dictionaries))
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing; make it again") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -243,6 +245,6 @@ def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
     return found
 
 
-def read_encodings(data_dir: Path, variants: Sequence[str]) -> pa.Table:
+def read_encodings(data_dir: AnyPath, variants: Sequence[str]) -> pa.Table:
     """The EncodingRows of the named variants of a dataset as one table."""
     return pa.concat_tables([read_table(data_dir / name / "encoding.parquet") for name in variants])

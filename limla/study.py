@@ -7,15 +7,30 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import PlainValidator
 
 from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
 from limla.registry import ATTACKS, CODECS, LOADERS
+from limla.storage import AnyPath, is_url, open_folder
 from limla.types import Preprocessing
 
 Quality: TypeAlias = int | Literal["source"]
 """A codec's quality, or "source" for the originals."""
+
+
+def _data_folder(value: Any) -> AnyPath:
+    if isinstance(value, str | Path) or hasattr(value, "fs"):
+        return open_folder(value)
+    raise ValueError("expected a folder or a URL such as s3://bucket/flowers")
+
+
+if TYPE_CHECKING:
+    DataFolder: TypeAlias = AnyPath
+else:
+    DataFolder = Annotated[Any, PlainValidator(_data_folder)]
 
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
@@ -71,7 +86,8 @@ class Study:
     """Everything `limla run` needs.
 
     Attributes:
-        data_dir: the dataset's shard folder (`shards/flowers`); packed from `raw` when it has no source shards yet.
+        data_dir: the dataset's shard folder (`shards/flowers`, `s3://bucket/flowers`); packed from `raw` when it has
+            no source shards yet.
         output_dir: models, prediction rows and the report.
         raw: folder of photos; None when `data_dir` is packed already.
         codec, qualities, subsampling, measure: see `limla reencode`.
@@ -85,7 +101,7 @@ class Study:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    data_dir: Path
+    data_dir: DataFolder
     output_dir: Path
     raw: Path | None = None
     codec: str = "jpeg"
@@ -250,13 +266,25 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     for name in ("data_dir", "output_dir", "raw"):
         if isinstance(settings.get(name), str):
-            settings[name] = _beside(path, settings[name])
+            settings[name] = _place(path, name, settings[name])
     training = settings.get("training")
     if isinstance(training, dict):
         weights = training.get("weights", "none")
         if isinstance(weights, str) and weights not in ("none", "imagenet"):
             settings["training"] = {**training, "weights": str(_beside(path, weights))}
     return settings
+
+
+def _place(study_file: Path, name: str, text: str) -> AnyPath:
+    """The folder that an entry names; only the shards' may be a URL."""
+    if not is_url(text):
+        return _beside(study_file, text)
+    if name != "data_dir":
+        raise SettingsError(
+            f"{study_file}: {name} is the URL {text}, and only shards (data_dir) may lie in an object store: "
+            "give a local path"
+        )
+    return open_folder(text)
 
 
 def _beside(study_file: Path, name: str) -> Path:

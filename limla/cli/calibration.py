@@ -8,10 +8,11 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import LocalPath
 
 
 @click.command("calibration", short_help="Write a dataset with a known answer.", cls=LimlaCommand)
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=LocalPath(file_okay=False))
 @click.option(
     "--images", "num_per_class", default=80, show_default=True, help="Images of each of the 8 classes."
 )

@@ -9,13 +9,14 @@ import click
 
 from limla.cli import TorchrunCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import DataFolder, LocalPath
 from limla.errors import SettingsError
 
 if TYPE_CHECKING:
     from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel
 
-_FILE = click.Path(path_type=Path)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = LocalPath()
+_FOLDER = LocalPath(file_okay=False)
 
 
 @click.command(
@@ -31,7 +32,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     type=_FILE,
     help="A best.pt of limla train; may be given several times.",
 )
-@click.option("--data-dir", type=_FOLDER, required=True, help="Shards of the dataset.")
+@click.option("--data-dir", type=DataFolder(), required=True, help="Shards of the dataset.")
 @click.option("--quality", help="Test qualities, e.g. source,1,5,10-90:10. [default: all that are there]")
 @click.option("--codec", default="jpeg", show_default=True, help="Codec of the test qualities.")
 @click.option("--attack", default="none", show_default=True, help="Attacks, e.g. none,fgsm,pgd.")

@@ -8,11 +8,12 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import DataFolder, LocalPath
 
 
 @click.command("export", short_help="Shards → loose files in class folders.", cls=LimlaCommand)
-@click.argument("data_dir", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("data_dir", type=DataFolder())
+@click.argument("folder", type=LocalPath())
 @click.option("--variants", help="Which, separated by commas: source,jpeg-q10. [default: all]")
 def export(data_dir: Path, folder: Path, variants: str | None) -> None:
     """Write the images of DATA_DIR's shards as FOLDER/q10/train/<class>/<name>.jpg, byte for byte."""

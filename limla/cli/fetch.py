@@ -8,11 +8,12 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import LocalPath
 
 
 @click.command("fetch", short_help="Download a public dataset.", cls=LimlaCommand)
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=LocalPath(file_okay=False))
 @click.option("--merge", is_flag=True, help="Put official splits together; `limla pack` then splits by class.")
 def fetch(name: str, folder: Path, merge: bool) -> None:
     """Download dataset NAME into FOLDER as class folders, ready for `limla pack` (needs a network).

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from limla.cli import LimlaCommand
+from limla.cli.paths import LocalPath
 
 if TYPE_CHECKING:
     from limla.prediction import Answer
     from limla.types import Image
 
-_FILE = click.Path(path_type=Path)
+_FILE = LocalPath()
 
 
 @click.command("predict", short_help="What a model says of a photo, and at a quality.", cls=LimlaCommand)

@@ -8,21 +8,22 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import DataFolder, LocalPath
 
 
 @click.command("report", short_help="Rows → one HTML page and CSV files.", cls=LimlaCommand)
-@click.argument("results_dir", type=click.Path(path_type=Path))
+@click.argument("results_dir", type=LocalPath())
 @click.option(
     "--data-dir",
     "data_dirs",
-    type=click.Path(path_type=Path),
+    type=DataFolder(),
     multiple=True,
     help="Dataset folder that was evaluated (holds 'source' and '<codec>-q<quality>'), for rate, PSNR, SSIM, "
     "class names and settings; repeat it for several datasets.",
 )
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     default=Path("report.html"),
     show_default=True,
     help="The HTML file; the CSV files are written beside it.",

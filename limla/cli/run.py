@@ -9,17 +9,18 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import DataFolder, LocalPath
 from limla.errors import SettingsError
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FOLDER = LocalPath(file_okay=False)
 
 
 @click.command("run", short_help="All of it: photos → report, in one command.", cls=LimlaCommand)
-@click.argument("study_file", required=False, type=click.Path(path_type=Path))
+@click.argument("study_file", required=False, type=LocalPath())
 @click.option(
     "--raw", type=_FOLDER, help="Folder of photos: class folders, or train/val/test with class folders."
 )
-@click.option("--data-dir", type=_FOLDER, help="Shards of the dataset. [default: shards/<name of RAW>]")
+@click.option("--data-dir", type=DataFolder(), help="Shards of the dataset. [default: shards/<name of RAW>]")
 @click.option(
     "--output-dir", type=_FOLDER, help="Models, rows and report. [default: out/<name of the dataset>]"
 )
@@ -50,6 +51,7 @@ def run(study_file: Path | None, **options: Any) -> None:
 
 def _study(study_file: Path | None, options: dict[str, Any]) -> Any:
     from limla.cli.options import parse_qualities
+    from limla.storage import open_folder
     from limla.study import read_settings, study_from
 
     settings: dict[str, Any] = read_settings(study_file) if study_file else {}
@@ -72,5 +74,5 @@ def _study(study_file: Path | None, options: dict[str, Any]) -> Any:
                 "nothing to run: name a study file, or --raw with a folder of photos, or --data-dir with shards"
             )
         settings["data_dir"] = Path("shards") / Path(settings["raw"]).resolve().name
-    settings.setdefault("output_dir", Path("out") / Path(settings["data_dir"]).resolve().name)
+    settings.setdefault("output_dir", Path("out") / open_folder(settings["data_dir"]).resolve().name)
     return study_from(settings, str(study_file) if study_file else "options")

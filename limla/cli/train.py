@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from limla.cli import TorchrunCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import DataFolder, LocalPath
 
 # options by what they are about; --help shows them in these groups
 _GROUPS = {
@@ -40,7 +40,7 @@ class _TrainCommand(TorchrunCommand):
 @click.option(
     "--data-dir",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=DataFolder(),
     help="Dataset folder, holding 'source' and '<codec>-q<quality>'.",
 )
 @click.option("--codec", default="jpeg", show_default=True, help="Codec of the qualities.")
@@ -84,12 +84,12 @@ class _TrainCommand(TorchrunCommand):
 @click.option(
     "--output-dir",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=LocalPath(file_okay=False),
     help="Where the files go; an unfinished run there is continued.",
 )
 @click.option(
     "--results-csv",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(dir_okay=False),
     help="Table of runs, shared by many. [default: OUTPUT_DIR/results.csv]",
 )
 @click.option("--tensorboard", is_flag=True, help="Also write events to OUTPUT_DIR/tensorboard.")

@@ -8,10 +8,11 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import DataFolder
 
 
 @click.command("verify", short_help="Check shards against their manifests.", cls=LimlaCommand)
-@click.argument("data_dir", type=click.Path(path_type=Path))
+@click.argument("data_dir", type=DataFolder())
 @click.option("--sizes-only", is_flag=True, help="Check presence and size, not the contents.")
 def verify(data_dir: Path, sizes_only: bool) -> None:
     """Check every shard of DATA_DIR (a dataset folder) against its manifest: presence, size, SHA-256, index.

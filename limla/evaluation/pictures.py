@@ -14,24 +14,21 @@ from torch import Tensor
 from limla.files import write_bytes, write_json
 from limla.manifest import Manifest
 from limla.results import Condition, PredictionRow
-from limla.shards import read_index
+from limla.shards import read_indexes
+from limla.storage import AnyPath
 from limla.types import Image
 
 SAMPLES = "samples"
 INDEX = "index.json"
 
 
-def choose_keys(folder: Path, manifest: Manifest, split: str, number: int) -> frozenset[str]:
+def choose_keys(folder: AnyPath, manifest: Manifest, split: str, number: int) -> frozenset[str]:
     """The `number` keys of a split with the smallest SHA-256.
 
     The choice depends on the keys alone, so the cells of a dataset all keep the same images.
     """
-    keys = (
-        place.key
-        for shard in manifest.of_split(split)
-        if shard.num_samples
-        for place in read_index(folder / shard.name)
-    )
+    shards = (shard for shard in manifest.of_split(split) if shard.num_samples)
+    keys = (place.key for places in read_indexes(folder, shards) for place in places)
     return frozenset(heapq.nsmallest(number, keys, key=lambda key: hashlib.sha256(key.encode()).digest()))
 
 

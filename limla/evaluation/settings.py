@@ -11,6 +11,7 @@ from limla.attacks.base import Attack, attack_parameters, build_attack
 from limla.errors import DataError, SettingsError
 from limla.manifest import SPLITS, Manifest, list_variants, read_manifest, variant_name
 from limla.registry import ATTACKS, CODECS, LOADERS
+from limla.storage import AnyPath
 from limla.types import Preprocessing
 
 NO_ATTACK = "none"
@@ -62,7 +63,7 @@ class EvaluateSettings:
         num_pictures: how many images of the split to keep as PNG files per cell, for the report.
     """
 
-    data_dir: Path
+    data_dir: AnyPath
     results_dir: Path
     checkpoints: tuple[Path, ...] = ()
     user_model: UserModel | None = None

@@ -26,6 +26,7 @@ from limla.manifest import Manifest, check_one_source, library_versions, verify_
 from limla.models.device import choose_device
 from limla.progress import SILENT, Progress
 from limla.results import Condition, prediction_path, write_predictions
+from limla.storage import AnyPath, is_remote
 from limla.tasks.classification import Classification
 from limla.world import World, joined, torchrun_world
 
@@ -156,7 +157,8 @@ def _evaluate_variant(
         rank=world.rank,
         world_size=world.world_size,
         device=model.device,
-        verify_contents=False,  # checked below, and only if there is work
+        # local shards are checked below, and only if there is work
+        verify_contents=settings.verify and is_remote(folder),
     )
     with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
         conditions = [_condition(settings, model, manifest, attack, loader) for attack in attacks]
@@ -216,7 +218,7 @@ def _evaluate_cells(
     settings: EvaluateSettings,
     model: EvaluatedModel,
     manifest: Manifest,
-    folder: Path,
+    folder: AnyPath,
     loader: Loader,
     cells: list[Cell],
     title: str,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from limla.errors import SettingsError
 from limla.registry import LOADERS
+from limla.storage import AnyPath
 from limla.types import Batch, Preprocessing
 
 AUTO = "auto"
@@ -31,7 +31,8 @@ class LoaderSettings:
             the same number on every rank.
         num_threads: decoding threads; None means all the cores this process may use.
         device: torch device of the batches ("cpu", "cuda:0").
-        verify_contents: check the shards' SHA-256 (else only presence and size) before the first batch.
+        verify_contents: check the shards' SHA-256 (else only presence and size): of local ones before the first
+            batch, of those in an object store as they are fetched.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -87,7 +88,7 @@ class Loader(Protocol):
         ...
 
 
-def open_loader(name: str, folders: Sequence[Path], split: str, settings: LoaderSettings) -> Loader:
+def open_loader(name: str, folders: Sequence[AnyPath], split: str, settings: LoaderSettings) -> Loader:
     """Check the shards of a split and open a loader on them.
 
     Args:

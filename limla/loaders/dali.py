@@ -3,6 +3,9 @@
 Evaluation reads with `fn.readers.webdataset` through the shards' indexes. Training feeds the encoded samples
 from the same memory-mapped shards through `fn.external_source`: DALI's reader can only shuffle within a
 buffer and splits ranks by its own rule, where this gives the very order and crops of the CPU loader.
+
+Shards of an object store are fed in the same way from the checked copies in the cache, which arrive while earlier
+ones are decoded. With `verify_contents=False` DALI's reader reads s3:// itself, and keeps nothing on this machine.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from limla.loaders.geometry import (
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
 from limla.loaders.source import ShardSource
 from limla.shards import index_path
+from limla.storage import AnyPath, is_remote, read_bytes
 from limla.types import Batch
 
 # DALI's operators are made at import; its type stubs describe only part of them
@@ -57,7 +61,8 @@ class _Plan:
     """What the pipeline does after decoding.
 
     Attributes:
-        feed: encoded samples come through `external_source` (training) instead of DALI's own reader.
+        feed: encoded samples come through `external_source` (training, copies of remote shards) instead of DALI's
+            own reader.
         regions: the crops are fed too (augmentation); else the centre crop is computed in the pipeline.
         resize: DALI resizes. It continues the image beyond its border where torch and Pillow leave the border
             out, so a centre crop that reaches the border is resized by torch instead, as is augmentation at
@@ -71,12 +76,22 @@ class _Plan:
     scale: bool
 
 
-def _make_plan(settings: LoaderSettings) -> _Plan:
+def _make_plan(source: ShardSource, settings: LoaderSettings) -> _Plan:
     crop = settings.preprocessing.resize == "crop"
+    feed = settings.training or not all(_reads_itself(path, source) for path in source.tar_paths)
     if crop:
         resize = settings.augment or not touches_border(settings.preprocessing)
-        return _Plan(settings.training, settings.augment, resize, resize)
-    return _Plan(settings.training, False, False, not settings.augment)
+        return _Plan(feed, settings.augment, resize, resize)
+    return _Plan(feed, False, False, not settings.augment)
+
+
+def _reads_itself(path: AnyPath, source: ShardSource) -> bool:
+    """Whether DALI's reader is given a shard: a local one, or one in S3 whose contents need not be checked."""
+    return not is_remote(path) or (path.protocol in ("s3", "s3a") and not source.recheck)
+
+
+def _dali_path(path: AnyPath) -> str:
+    return f"s3://{path.path}" if is_remote(path) else str(path)
 
 
 class DaliLoader:
@@ -98,7 +113,7 @@ class DaliLoader:
         self._source = source
         self._settings = settings
         self._device = device
-        self._plan = _make_plan(settings)
+        self._plan = _make_plan(source, settings)
         self._epoch = 0
         self._pipeline: Any = None
         self._feed: Iterator[tuple[list[Any], ...]] = iter(())
@@ -180,8 +195,8 @@ class DaliLoader:
         """Tars and indexes for DALI's reader; with several ranks, `folder` gets indexes of this rank's part."""
         settings, source = self._settings, self._source
         if settings.world_size == 1:
-            return [str(path) for path in source.tar_paths], [
-                str(index_path(path)) for path in source.tar_paths
+            return [_dali_path(path) for path in source.tar_paths], [
+                _dali_path(index_path(path)) for path in source.tar_paths
             ]
         mine: dict[int, list[int]] = {}
         for indices in rank_batches(source.num_samples, settings, epoch=0):
@@ -189,12 +204,12 @@ class DaliLoader:
                 mine.setdefault(shard, []).append(number)
         written: list[str] = []
         for shard, numbers in mine.items():
-            version, *lines = index_path(source.tar_paths[shard]).read_text(encoding="ascii").splitlines()
+            version, *lines = read_bytes(index_path(source.tar_paths[shard])).decode("ascii").splitlines()
             text = "\n".join([f"{version.split()[0]} {len(numbers)}", *(lines[number] for number in numbers)])
             part = folder / f"{shard:06d}.idx"
             part.write_text(f"{text}\n", encoding="ascii")
             written.append(str(part))
-        return [str(source.tar_paths[shard]) for shard in mine], written
+        return [_dali_path(source.tar_paths[shard]) for shard in mine], written
 
     def _images(self, encoded: Any, region: list[Any]) -> Any:
         """The pipeline from encoded bytes to images; `region` is (start, end) where regions are fed."""
@@ -346,6 +361,7 @@ class DaliLoader:
                 "though other decoders can; choose the cpu loader"
             )
         if "readers" in text:
-            reason = next((line for line in text.splitlines() if "]" in line), text.splitlines()[-1])
+            lines = text.splitlines()
+            reason = next((line for mark in ("S3 ", "]") for line in lines if mark in line), lines[-1])
             return DataError(f"{self._source.describe()}: DALI cannot read the shards: {reason}")
         return None

@@ -89,7 +89,7 @@ class _Batches(IterableDataset[Any]):
     def __init__(self, source: ShardSource, settings: LoaderSettings, epoch: int) -> None:
         super().__init__()
         # plain values only: the dataset travels to worker processes, an open source cannot
-        self._urls = [str(path) for path in source.tar_paths]
+        self._urls = [str(source.local_tar(number)) for number in range(len(source.tar_paths))]
         self._num_samples = source.num_samples
         self._num_classes = len(source.class_names)
         self._settings = settings

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limla.progress import SILENT, Progress
+from limla.storage import AnyPath
 
 
 def report(
     results_dir: Path,
-    data_dir: Path | Sequence[Path] | None,
+    data_dir: AnyPath | Sequence[AnyPath] | None,
     output: Path,
     progress: Progress = SILENT,
 ) -> Path:
@@ -30,5 +31,5 @@ def report(
     # matplotlib and jinja2 are imported only when a report is made
     from limla.reporting.page import write_report
 
-    data_dirs = [] if data_dir is None else [data_dir] if isinstance(data_dir, Path) else list(data_dir)
+    data_dirs = [] if data_dir is None else list(data_dir) if isinstance(data_dir, Sequence) else [data_dir]
     return write_report(results_dir, data_dirs, output, progress)

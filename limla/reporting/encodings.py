@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 from limla.errors import DataError
 from limla.manifest import Manifest, list_variants, read_manifest
 from limla.results import read_table
+from limla.storage import AnyPath, exists
 
 Variant = tuple[str, int | None]
 """(codec, quality); ("source", None) for the originals."""
@@ -62,7 +62,7 @@ class DataFolder:
         encodings: EncodingRows of the variants that have them.
     """
 
-    path: Path
+    path: AnyPath
     manifests: dict[Variant, Manifest]
     encodings: dict[Variant, pa.Table]
     _summaries: dict[tuple[Variant, str], EncodingSummary | None] = field(default_factory=dict, repr=False)
@@ -80,7 +80,7 @@ class DataFolder:
         return self._summaries[variant, split]
 
 
-def read_data_folders(data_dirs: Sequence[Path]) -> dict[str, DataFolder]:
+def read_data_folders(data_dirs: Sequence[AnyPath]) -> dict[str, DataFolder]:
     """Dataset name → its shard folders.
 
     Raises `DataError` for a folder without any complete variant, a damaged manifest or Parquet file, or two
@@ -100,7 +100,7 @@ def read_data_folders(data_dirs: Sequence[Path]) -> dict[str, DataFolder]:
             manifest = read_manifest(path / name)
             variant = (manifest.codec, manifest.quality)
             manifests[variant] = manifest
-            if (path / name / "encoding.parquet").exists():
+            if exists(path / name / "encoding.parquet"):
                 encodings[variant] = _read_encoding(path / name / "encoding.parquet")
         folder = DataFolder(path, manifests, encodings)
         if folder.first.dataset in found:
@@ -112,7 +112,7 @@ def read_data_folders(data_dirs: Sequence[Path]) -> dict[str, DataFolder]:
     return found
 
 
-def _read_encoding(path: Path) -> pa.Table:
+def _read_encoding(path: AnyPath) -> pa.Table:
     table = read_table(path)
     missing = {"split", "num_bytes", "rate_bpp", "psnr_db", "ssim"} - set(table.column_names)
     if missing:

@@ -24,6 +24,7 @@ from limla.reporting.pictures import MAGNIFICATION, sample_strip
 from limla.reporting.sections import Point, Section, Slot, Subject, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
 from limla.results import Condition, MetricRow, read_predictions
+from limla.storage import AnyPath
 
 _MAX_CLASSES = 30
 _MAX_CLASS_FIGURES = 4
@@ -31,7 +32,7 @@ _MAX_TABLE_ROWS = 400
 _PACKAGES = ("limla", "numpy", "scipy", "pyarrow", "matplotlib", "jinja2")
 
 
-def write_report(results_dir: Path, data_dirs: Sequence[Path], output: Path, progress: Progress) -> Path:
+def write_report(results_dir: Path, data_dirs: Sequence[AnyPath], output: Path, progress: Progress) -> Path:
     """Write the page and its CSV files; see `limla.reporting.report`."""
     if output.is_dir():
         raise DataError(f"{output} is a folder: give --output the name of an HTML file")

@@ -8,6 +8,7 @@ from pathlib import Path
 from limla.errors import SettingsError
 from limla.manifest import SOURCE, variant_name
 from limla.registry import CODECS, LOADERS
+from limla.storage import AnyPath
 from limla.types import Preprocessing
 
 
@@ -41,7 +42,7 @@ class TrainSettings:
         results_csv: table to which a finished run adds its line; None is `output_dir/results.csv`.
     """
 
-    data_dir: Path
+    data_dir: AnyPath
     output_dir: Path
     codec: str = "jpeg"
     qualities: tuple[int | None, ...] = (None,)
@@ -98,7 +99,7 @@ class TrainSettings:
         """As conditions record it: "source", "10", "1+10+50", "source+10"."""
         return "+".join(SOURCE if quality is None else str(quality) for quality in self.qualities)
 
-    def folders(self) -> list[Path]:
+    def folders(self) -> list[AnyPath]:
         """The variant folders to train on."""
         return [
             self.data_dir / (SOURCE if quality is None else variant_name(self.codec, quality))

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model, canonical
 from limla.models.checkpoint import read_checkpoint, save_checkpoint
 from limla.models.memory import keep_large_activations
 from limla.progress import SILENT, Progress
+from limla.storage import AnyPath
 from limla.tasks.classification import Classification
 from limla.training.folder import METRIC_NAMES, RunFolder, State, decisive_settings
 from limla.training.passes import (
@@ -90,7 +90,7 @@ def _train(settings: TrainSettings, world: World, progress: Progress) -> TrainRe
             return _run_epochs(run, state, progress)
 
 
-def _checked_manifest(folder: Path) -> Manifest:
+def _checked_manifest(folder: AnyPath) -> Manifest:
     manifest = read_manifest(folder)
     for split, why in (("train", "there is nothing to train on"), ("val", "training stops by the val loss")):
         if manifest.num_samples(split) == 0:
