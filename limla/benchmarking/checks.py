@@ -14,7 +14,7 @@ from limla.errors import BenchmarkError
 
 _CELLS = 8
 _SIZE_TOLERANCE = 0.05
-_PICTURE_TOLERANCE = 0.02
+_PICTURE_TOLERANCE = 0.005
 _PREDICTIONS_TOLERANCE = 0.1
 
 
@@ -44,7 +44,7 @@ class PictureFacts:
 
 
 def same_pictures(reference: str) -> Callable[[Mapping[str, Facts]], dict[str, Any]]:
-    """A check that all contenders with pictures loaded those of `reference`, within 0.02 on the [0, 1] scale.
+    """A check that all contenders with pictures loaded those of `reference`, within 0.005 on the [0, 1] scale.
 
     Resize filters differ between libraries; another crop or colour order differs by more.
     """

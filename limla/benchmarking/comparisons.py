@@ -39,7 +39,6 @@ _LOADER_SETUP = {
     "dali": "DALI's pipeline on the CPU, one thread per core",
     "webdataset": "limla's reference loader: webdataset, Pillow, DataLoader with one worker per core",
 }
-_LOADER_NEEDS = {"dali": "nvidia.dali", "webdataset": "webdataset"}
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,6 @@ def load_contenders(
                 f"{_LOADER_SETUP.get(name, name)}; SHA-256 of the shards off",
                 arguments | {"loader": name, "batch_size": batch_size, "device": device},
                 warm_up,
-                _LOADER_NEEDS.get(name),
-                f"pip install {name}",
             )
             for name in loaders
         ),

@@ -7,14 +7,13 @@ facts are collected, so neither disturbs the clock. In the other rounds a short 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from limla.benchmarking.machine import describe_machine
@@ -40,8 +39,6 @@ class Contender:
         setup: one line: how it is set up, for the tables' readers.
         arguments: of the work, plain JSON values; the harness adds `check`.
         warm_up: what differs in the arguments of the warm-up before a timed pass; None means no warm-up.
-        needs: module that must be there; else the contender is skipped with `remedy`.
-        remedy: how to install it.
     """
 
     name: str
@@ -49,18 +46,6 @@ class Contender:
     setup: str
     arguments: Mapping[str, Any]
     warm_up: Mapping[str, Any] | None = None
-    needs: str | None = None
-    remedy: str = ""
-
-    def missing(self) -> str | None:
-        """Why it cannot run here; None when it can."""
-        if self.needs is None:
-            return None
-        try:
-            found = importlib.util.find_spec(self.needs) is not None
-        except ModuleNotFoundError:  # of the package around it
-            found = False
-        return None if found else f"{self.needs} is not installed: {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -147,25 +132,31 @@ def compare(
     """Run the contenders in turn.
 
     Args:
-        references: contenders that the others' speeds are divided by; one that is skipped gives no ratios.
+        references: contenders that the others' speeds are divided by; one that is skipped gives no ratios. A
+            contender is skipped when an optional package that it needs is not there.
         rounds: timed passes of each; 0 times the pass in which memory is sampled instead.
         check: gets contender → facts of the untimed pass, returns what it found and raises `BenchmarkError` when
             they did not do the same work. That all finished the same number of images is checked always.
 
     Raises `BenchmarkError` when a contender fails.
     """
-    skipped = {one.name: reason for one in contenders if (reason := one.missing())}
-    running = [one for one in contenders if one.name not in skipped]
+    skipped: dict[str, str] = {}
+    running = list(contenders)
     memory: dict[str, Memory | None] = {}
     facts: dict[str, Facts] = {}
-    first_batch: dict[str, list[float]] = {one.name: [] for one in running}
+    first_batch: dict[str, list[float]] = {one.name: [] for one in contenders}
     rows: list[PassRow] = []
     with progress.stage(title, max(1, rounds) * len(running), "passes") as advance:
         for number in range(max(1, rounds)):
-            for one in running:
+            for one in tuple(running):
                 with _Child(one) as child:
                     if number == 0:
-                        memory[one.name], untimed = child.checked(measure=rounds > 0)
+                        try:
+                            memory[one.name], untimed = child.checked(measure=rounds > 0)
+                        except _UnavailableError as error:
+                            skipped[one.name] = str(error)
+                            running.remove(one)
+                            continue
                         facts[one.name] = untimed.facts
                     else:
                         untimed = child.warmed_up()
@@ -183,6 +174,10 @@ def compare(
         skipped,
         agreement,
     )
+
+
+class _UnavailableError(Exception):
+    """A contender lacks an optional package; the message says which and how to get it."""
 
 
 class _Child:
@@ -249,6 +244,8 @@ class _Child:
                 f"the contender '{self._contender.name}' ended with code {code}: {' | '.join(lines)}"
             )
         answer = json.loads(line)
+        if "unavailable" in answer:
+            raise _UnavailableError(answer["unavailable"])
         parts = {name: PartTime(**times) for name, times in answer.pop("parts").items()}
         return Pass(parts=parts, **answer)
 
@@ -347,14 +344,14 @@ def _by_part(rows: Sequence[PassRow]) -> dict[str, list[PassRow]]:
     return found
 
 
-def as_record(comparison: Comparison, what: str, command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything about a comparison as JSON values: what was measured, how, where, and each pass."""
+def as_record(found: Mapping[str, Any], what: str, command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found (rows as plain values, as of `dataclasses.asdict`), how and where, as JSON values."""
     return {
         "what": what,
         "command": command,
         "machine": describe_machine(),
         "settings": dict(settings),
-        **_rounded(asdict(comparison)),
+        **_rounded(dict(found)),
     }
 
 

@@ -3,7 +3,8 @@
 The work is a generator function. Its first `yield` says that it is ready (imports are done; nothing else is, unless
 the contender is a limit that starts from memory); each further one says how many images were finished since the one
 before, as a number or as (part, number). Finishing includes ending the workers it started. What it returns are its
-facts: with `check=True` also what is needed to see that all contenders did the same work.
+facts: with `check=True` also what is needed to see that all contenders did the same work. It raises
+`MissingDependencyError` before the first `yield` when an optional package is not there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
+
+from limla.errors import MissingDependencyError
 
 Facts: TypeAlias = dict[str, Any]
 Steps: TypeAlias = Generator[int | tuple[str, int], None, Facts | None]
@@ -104,11 +107,14 @@ def serve() -> None:
     module_name, function = job["work"].split(":")
     work = getattr(importlib.import_module(module_name), function)
 
-    def answer(arguments: dict[str, Any]) -> None:
-        answers.write(json.dumps(asdict(time_pass(work, arguments))) + "\n")
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
         answers.flush()
 
-    if job["warm_up"] is not None:
-        answer(job["warm_up"])
-    if job["measure"]:
-        answer(job["arguments"])
+    try:
+        if job["warm_up"] is not None:
+            answer(asdict(time_pass(work, job["warm_up"])))
+        if job["measure"]:
+            answer(asdict(time_pass(work, job["arguments"])))
+    except MissingDependencyError as error:
+        answer({"unavailable": str(error)})

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""limla against its limits and against what people use today, over the same images: JSON for docs/benchmarks.md.
+
+    python benchmarks/compare.py path/to/photos
+
+Takes the JPEGs whose longer side is 500 pixels or more, repeated up to `--images`. Run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import growth
+
+from limla.benchmarking import checks
+from limla.benchmarking.comparisons import (
+    DECODE_LIMIT,
+    EVALUATE,
+    LIMLA_ATTACKS,
+    LIMLA_CPU,
+    QUALITIES,
+    REENCODE_LIMIT,
+    TORCHATTACKS,
+    Workplace,
+    end_to_end_contenders,
+    evaluate_contenders,
+    load_contenders,
+    reencode_contenders,
+    workplace,
+)
+from limla.benchmarking.data import Photo, photos_of_folder, repeated, write_loose
+from limla.benchmarking.harness import Comparison, Contender, as_record, compare
+from limla.benchmarking.machine import usable_cores
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+from limla.errors import SettingsError
+from limla.files import write_json
+
+RESULTS = Path(__file__).parent / "results"
+MIN_SIDE = 500
+WEBDATASET_PIL, LIMLA_DALI = "webdataset + PIL + DataLoader", "limla dali"
+_MODEL, _IMAGE_SIZE, _BATCH_SIZE = "mobilenet_v2", 224, 32
+_ATTACK_BATCHES = {"clean": 8, "fgsm": 2, "pgd": 1}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is measured."""
+
+    num_images: int
+    num_evaluated: int
+    num_small: int
+    batch_size: int
+    rounds: int
+    threads: int
+
+
+def reencode(place: Workplace, photos: list[Photo], options: Options, progress: ConsoleProgress) -> Comparison:
+    """tar → 7 tars."""
+    output = place.folder / "peers"
+    arguments = {
+        "data_dir": str(place.data_dir),
+        "output_dir": str(output),
+        "qualities": list(QUALITIES),
+        "threads": options.threads,
+    }
+    peers = [
+        Contender(
+            "webdataset + ShardWriter",
+            "peers:webdataset_reencode",
+            "multiprocessing pool over the shards, one process per core: wds.WebDataset, simplejpeg, seven "
+            "wds.ShardWriter; no hashes, no fsync",
+            arguments,
+        ),
+        Contender(
+            "Pillow to loose files",
+            "peers:pillow_reencode",
+            "multiprocessing pool over the files, one process per core: Image.open, seven Image.save; no fsync",
+            arguments,
+        ),
+    ]
+    write_loose(place.data_dir, repeated(photos, options.num_images))
+    contenders = [*reencode_contenders(place, options.threads), *peers]
+    references = [REENCODE_LIMIT, *(peer.name for peer in peers)]
+    found = compare(
+        contenders, references, options.rounds, checks.same_files(REENCODE_LIMIT), progress, "re-encode"
+    )
+    for folder in (output, *place.data_dir.glob("jpeg-q*")):
+        shutil.rmtree(folder)
+    return found
+
+
+def load(place: Workplace, photos: list[Photo], options: Options, progress: ConsoleProgress) -> Comparison:
+    """Shards, or loose files, → float32 batches."""
+    for data_dir, number in ((place.data_dir, options.num_images), (place.warm_up_dir, 64)):
+        write_loose(data_dir, repeated(photos, min(number, options.num_images)))
+    arguments = {
+        "data_dir": str(place.data_dir),
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+    }
+    warm_up = {"data_dir": str(place.warm_up_dir)}
+    workers = "DataLoader with one worker per core"
+    peers = [
+        Contender(
+            "torchvision ImageFolder + PIL + DataLoader",
+            "peers:torchvision_folder",
+            f"loose files; Resize(256), CenterCrop(224), ToTensor; {workers}",
+            arguments,
+            warm_up,
+        ),
+        Contender(
+            WEBDATASET_PIL,
+            "peers:webdataset_pil",
+            f"decode('pil'), the same transforms, batched in the workers; {workers}",
+            arguments,
+            warm_up,
+        ),
+        Contender(
+            "webdataset + simplejpeg + DataLoader",
+            "peers:webdataset_simplejpeg",
+            f"simplejpeg, torchvision v2 Resize on uint8 tensors, batched in the workers; {workers}",
+            arguments,
+            warm_up,
+        ),
+        Contender(
+            "SPDL",
+            "peers:spdl",
+            "spdl.io.load_image_batch in one thread per core; FFmpeg's own decoder and bilinear resize",
+            arguments,
+            warm_up,
+        ),
+    ]
+    contenders = [*load_contenders(place, options.threads, ("cpu", "dali"), options.batch_size), *peers]
+    references = [DECODE_LIMIT, LIMLA_DALI, *(peer.name for peer in peers)]
+    return compare(contenders, references, options.rounds, checks.same_pictures(LIMLA_CPU), progress, "load")
+
+
+def evaluate(place: Workplace, options: Options, progress: ConsoleProgress) -> Comparison:
+    """Clean, FGSM, PGD-10."""
+    size = min(options.batch_size, options.num_evaluated)
+    contenders = evaluate_contenders(place, _MODEL, _IMAGE_SIZE, size, _ATTACK_BATCHES)
+    check = checks.same_attacks(LIMLA_ATTACKS, TORCHATTACKS)
+    return compare(contenders, [TORCHATTACKS], options.rounds, check, progress, "evaluate")
+
+
+def end_to_end(place: Workplace, options: Options, progress: ConsoleProgress) -> Comparison:
+    """`limla evaluate` as a whole, clean alone and with attacks."""
+    contenders = [
+        Contender(f"{EVALUATE}, {title}", one.work, one.setup, one.arguments)
+        for title, attacks in (("clean", ("none",)), ("clean + FGSM + PGD", ("none", "fgsm", "pgd")))
+        for one in end_to_end_contenders(place, _MODEL, _IMAGE_SIZE, options.batch_size, attacks)
+    ]
+    return compare(contenders, [], min(options.rounds, 3), progress=progress, title="end to end")
+
+
+BENCHMARKS = ("reencode", "load", "evaluate", "end-to-end", "growth")
+_WHAT = {
+    "reencode": "tar → 7 JPEG qualities in tars, 4:2:0",
+    "load": "shards → float32 batches of 224 × 224 in [0, 1]: shorter side to 256, centre crop",
+    "evaluate": "MobileNetV2 on the CPU, float32: clean, FGSM, PGD-10 (eps 8/255, alpha 2/255)",
+    "end-to-end": "limla evaluate, from the command's start to its end",
+    "growth": "20 times the images: peak memory and time of each stage",
+}
+
+
+def run(
+    photos: list[Photo], chosen: Sequence[str], options: Options, progress: ConsoleProgress
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure one benchmark after the other: (name, what was found as plain values)."""
+    on_photos: dict[str, Callable[..., Comparison]] = {"reencode": reencode, "load": load}
+    on_few: dict[str, Callable[..., Comparison]] = {"evaluate": evaluate, "end-to-end": end_to_end}
+    # several shards for each worker, so that nobody waits long for the last one
+    shard_samples = max(1, options.num_images // (8 * options.threads))
+    for name in chosen:
+        if name in on_photos:
+            with workplace(photos, options.num_images, shard_samples) as place:
+                yield name, asdict(on_photos[name](place, photos, options, progress))
+        elif name in on_few:
+            with workplace(photos, options.num_evaluated, options.num_evaluated) as place:
+                yield name, asdict(on_few[name](place, options, progress))
+        else:
+            rows = growth.measure(options.num_small, progress)
+            yield name, {"growth": [asdict(row) for row in rows]}
+
+
+@click.command(cls=LimlaCommand)
+@click.argument("photos", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--only", default=",".join(BENCHMARKS), show_default=True, help="Which benchmarks.")
+@click.option("--images", default=2000, show_default=True, help="Photos re-encoded and loaded in a pass.")
+@click.option("--evaluated", default=128, show_default=True, help="Photos in an end-to-end pass.")
+@click.option("--small", default=50_000, show_default=True, help="Small images of the growth benchmark.")
+@click.option("--batch-size", default=_BATCH_SIZE, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Timed passes of each contender, in turn.")
+@click.option("--threads", default=usable_cores(), show_default=True)
+@click.option(
+    "--output-dir", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, show_default=True
+)
+def main(photos: Path, only: str, output_dir: Path, **sizes: int) -> None:
+    """Measure on the photos in PHOTOS and write one JSON file per benchmark."""
+    chosen = tuple(name.strip() for name in only.split(","))
+    unknown = [name for name in chosen if name not in BENCHMARKS]
+    if unknown:
+        raise SettingsError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(BENCHMARKS)}")
+    options = Options(
+        sizes["images"],
+        sizes["evaluated"],
+        sizes["small"],
+        sizes["batch_size"],
+        sizes["rounds"],
+        sizes["threads"],
+    )
+    found = photos_of_folder(photos, options.num_images, MIN_SIDE)
+    shown = "".join(f" --{name.replace('_', '-')} {value}" for name, value in sizes.items())
+    settings = {**sizes, "num_distinct_photos": len(found), "min_side": MIN_SIDE}
+    for name, values in run(found, chosen, options, ConsoleProgress()):
+        command = f"python benchmarks/compare.py PHOTOS --only {name}{shown}"
+        path = output_dir / f"{name}.json"
+        write_json(path, as_record(values, _WHAT[name], command, settings))
+        click.echo(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
