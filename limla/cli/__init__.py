@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import click
@@ -152,13 +155,34 @@ def limla() -> None:
     """
 
 
+@contextmanager
+def _plain_end() -> Iterator[None]:
+    """Under torchrun, end right after Python's own exit functions.
+
+    Threads of torch's process group can outlive it: about one process in forty then aborted while the C++ libraries
+    were taken down, after all its work was done, and torchrun called the run failed.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if not _several_processes():
+            raise
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def main() -> None:
     """The `limla` executable."""
-    limla()
+    with _plain_end():
+        limla()
 
 
 def train_main() -> None:
     """The `limla-train` executable: `limla train` under its own name."""
     command = limla.get_command(click.Context(limla), "train")
     assert command is not None
-    command.main(args=sys.argv[1:], prog_name="limla-train")
+    with _plain_end():
+        command.main(args=sys.argv[1:], prog_name="limla-train")
