@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from limla.errors import SettingsError
 from limla.types import Image
@@ -55,3 +56,19 @@ class Codec(Protocol):
     def version(self) -> str:
         """Library and version that make the bytes."""
         ...
+
+
+@runtime_checkable
+class SharedEncoder(Protocol):
+    """What a codec may offer besides: one image at several qualities for less than the sum."""
+
+    def encode_each(self, image: Image, qualities: Sequence[int]) -> list[bytes]:
+        """The bytes of `Codec.encode` at each quality, in that order; raises as it does."""
+        ...
+
+
+def encode_each(codec: Codec, image: Image, qualities: Sequence[int]) -> list[bytes]:
+    """`image` at each quality, in order; the work in common is done once where the codec knows how."""
+    if isinstance(codec, SharedEncoder):
+        return codec.encode_each(image, qualities)
+    return [codec.encode(image, quality) for quality in qualities]

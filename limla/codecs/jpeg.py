@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import simplejpeg
 
+from limla.codecs import ycbcr
 from limla.codecs.base import QualityScale
 from limla.errors import DataError, SettingsError
 from limla.types import Image
 
-SUBSAMPLINGS = ("420", "422", "444")
+SUBSAMPLINGS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
+"""Luma samples per chroma sample: across, down."""
 _MAX_SIDE = 65500
+_FRAME = b"\xff\xc0\x00\x11\x08"
+"""SOF0 of three components of 8 bits; height and width follow. No table can hold it: they have no zeros."""
 
 
 def decode_jpeg(data: bytes | memoryview) -> Image:
@@ -52,19 +58,33 @@ class JpegCodec:
         Raises `SettingsError` for a quality out of range, `ValueError` for a shape or dtype that is no image.
         """
         self.scale.check(quality)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"need an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
-        if max(image.shape[:2]) > _MAX_SIDE:
-            raise SettingsError(
-                f"a side of {max(image.shape[:2])} pixels is too long for JPEG: at most {_MAX_SIDE}"
-            )
-        return simplejpeg.encode_jpeg(
-            np.ascontiguousarray(image),
-            quality=quality,
-            colorspace="RGB",
-            colorsubsampling=self.subsampling,
-            fastdct=False,
-        )
+        _check_image(image)
+        return _encode_rgb(np.ascontiguousarray(image), quality, self.subsampling)
+
+    def encode_each(self, image: Image, qualities: Sequence[int]) -> list[bytes]:
+        """`encode` at each quality: the same bytes, but colours are converted and chroma is halved only once.
+
+        Above `ycbcr.MAX_QUALITY`, and where libjpeg would not take the padded planes, through `encode`.
+        """
+        for quality in qualities:
+            self.scale.check(quality)
+        _check_image(image)
+        height, width = image.shape[:2]
+        across, down = SUBSAMPLINGS[self.subsampling]
+        shared = sum(quality <= ycbcr.MAX_QUALITY for quality in qualities)
+        if (
+            shared < 2
+            or max(ycbcr.padded_sides(height, width, across)) > _MAX_SIDE
+            or not _takes_planes(self.subsampling)
+        ):
+            return [self.encode(image, quality) for quality in qualities]
+        planes = ycbcr.to_planes(image, across, down)
+        return [
+            _encode_planes(planes, height, width, quality)
+            if quality <= ycbcr.MAX_QUALITY
+            else self.encode(image, quality)
+            for quality in qualities
+        ]
 
     def decode(self, data: bytes | memoryview) -> Image:
         """See `decode_jpeg`."""
@@ -82,3 +102,44 @@ class JpegCodec:
     def version(self) -> str:
         """The library that encodes."""
         return f"simplejpeg {importlib.metadata.version('simplejpeg')}"
+
+
+def _check_image(image: Image) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"need an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
+    if max(image.shape[:2]) > _MAX_SIDE:
+        raise SettingsError(
+            f"a side of {max(image.shape[:2])} pixels is too long for JPEG: at most {_MAX_SIDE}"
+        )
+
+
+def _encode_rgb(image: Image, quality: int, subsampling: str) -> bytes:
+    return simplejpeg.encode_jpeg(
+        image, quality=quality, colorspace="RGB", colorsubsampling=subsampling, fastdct=False
+    )
+
+
+def _encode_planes(planes: ycbcr.Planes, height: int, width: int, quality: int) -> bytes:
+    """The JPEG of padded planes, with the sides of the image they were made from."""
+    data = simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality, fastdct=False)
+    if planes.y.shape == (height, width):
+        return data
+    place = data.index(_FRAME) + len(_FRAME)
+    sides = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return b"".join((data[:place], sides, memoryview(data)[place + len(sides) :]))
+
+
+@functools.cache
+def _takes_planes(subsampling: str) -> bool:
+    """Whether the installed libjpeg makes the same bytes of planes as of RGB: tried once, on an image with every edge.
+
+    The planes hold what libjpeg-turbo computes inside; another library behind simplejpeg may compute otherwise.
+    """
+    rows, columns = np.mgrid[:21, :37]
+    image = np.stack([rows * 9 + columns, columns * 6, (rows * columns) % 256], axis=2).astype(np.uint8)
+    height, width = image.shape[:2]
+    planes = ycbcr.to_planes(image, *SUBSAMPLINGS[subsampling])
+    return all(
+        _encode_planes(planes, height, width, quality) == _encode_rgb(image, quality, subsampling)
+        for quality in (5, 50, ycbcr.MAX_QUALITY)
+    )

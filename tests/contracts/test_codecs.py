@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limla.codecs import build_codec
-from limla.codecs.base import Codec
+from limla.codecs.base import Codec, encode_each
 from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import SUBSAMPLINGS, JpegCodec
 from limla.errors import DataError, SettingsError, UnknownNameError
@@ -94,6 +94,27 @@ def test_the_layout_in_memory_does_not_matter(codec: Codec) -> None:
     assert not any(view.flags.c_contiguous for view in (fortran, strided, flipped))
     for view in (fortran, strided, flipped, read_only):
         assert codec.encode(view, quality) == expected
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (50, 64)])
+def test_several_qualities_at_once_are_the_bytes_of_each(codec: Codec, shape: tuple[int, int]) -> None:
+    image = natural_like(*shape, seed=10)
+    before = image.copy()
+    steps = [*qualities(codec, 9), *qualities(codec, 2)]  # some twice, not in order
+    expected = [codec.encode(image, quality) for quality in steps]
+    assert encode_each(codec, image, steps) == expected
+    assert np.array_equal(image, before)
+    assert encode_each(codec, np.asfortranarray(image), steps) == expected
+    image.setflags(write=False)
+    assert encode_each(codec, image, steps) == expected
+    assert encode_each(codec, image, []) == []
+
+
+def test_several_qualities_at_once_refuse_what_one_refuses(codec: Codec) -> None:
+    image = natural_like(8, 8)
+    for wrong in (codec.scale.lowest - 1, codec.scale.highest + 1):
+        with pytest.raises(SettingsError, match=f"choose {codec.scale.lowest} to {codec.scale.highest}"):
+            encode_each(codec, image, [codec.scale.lowest, wrong])
 
 
 def test_the_input_is_left_alone(codec: Codec) -> None:
@@ -279,8 +300,11 @@ def test_decoded_pixels_are_pillows(subsampling: str, shape: tuple[int, int]) ->
 
 
 def test_an_image_too_long_for_jpeg_is_refused() -> None:
+    image = np.zeros((1, 65501, 3), np.uint8)
     with pytest.raises(SettingsError, match="65501 pixels is too long for JPEG: at most 65500"):
-        JpegCodec().encode(np.zeros((1, 65501, 3), np.uint8), 50)
+        JpegCodec().encode(image, 50)
+    with pytest.raises(SettingsError, match="65501 pixels is too long for JPEG: at most 65500"):
+        JpegCodec().encode_each(image, [50, 60])
 
 
 # every image format of a shard
