@@ -1,0 +1,288 @@
+"""Evaluation shared between the processes of a real torchrun: the files of one process, errors, kills, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from limla.cli import limla
+from limla.errors import ProcessLostError, SettingsError
+from limla.evaluation import evaluate
+from limla.evaluation.stage import _check_alike
+from limla.manifest import variant_name
+from limla.results import read_predictions
+from limla.shards import read_index, shard_name
+from limla.world import World, joined, tells_the_user
+from tests.toy import make_toy
+from tests.unit.test_evaluation import checkpoint, data_dir, files_of, settings_for, write_variant
+
+__all__ = ["checkpoint", "data_dir"]  # fixtures
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def words_for(data_dir: Path, checkpoint: Path, results_dir: Path, *more: object) -> list[str]:
+    words = ("--checkpoint", checkpoint, "--data-dir", data_dir, "--output-dir", results_dir)
+    return [*map(str, (*words, "--device", "cpu", "--attack", "fgsm,pgd", *more))]
+
+
+def torchrun(processes: int, *words: str, seconds: int = 120) -> subprocess.CompletedProcess[str]:
+    command = [*LAUNCH, str(processes), "-m", "limla", *words]
+    return subprocess.run(
+        command, env=ENVIRONMENT, timeout=seconds, capture_output=True, text=True, check=False
+    )
+
+
+def errors_in(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("Error")]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Half-written files, and rows without their cell."""
+    return [path for path in folder.rglob("*") if "tmp" in path.name or path.suffix == ".parquet"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As many threads as torchrun gives each process."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loader", "processes", "batch_size"),
+    [
+        ("cpu", 2, 5),  # batches of 5, 5 and 4 over two shards
+        ("cpu", 3, 8),  # fewer batches than processes
+        ("webdataset", 2, 4),
+        ("dali", 3, 4),
+    ],
+)
+def test_the_files_are_those_of_one_process(
+    loader: str, processes: int, batch_size: int, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    alone = settings_for(
+        data_dir, checkpoint, tmp_path / "alone", loader=loader, batch_size=batch_size, qualities=(10,)
+    )
+    evaluate(alone)
+    more = ("--loader", loader, "--batch-size", batch_size, "--steps", 3, "--quality", 10)
+    done = torchrun(processes, "evaluate", *words_for(data_dir, checkpoint, tmp_path / "shared", *more))
+    assert done.returncode == 0, done.stderr
+    assert len(files_of(tmp_path / "alone")) == 3
+    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
+    pictures, expected = (
+        {str(path.relative_to(place)): path.read_bytes() for path in (place / "samples").rglob("*.*")}
+        for place in (tmp_path / "shared", tmp_path / "alone")
+    )
+    assert pictures == expected
+    assert done.stderr.count("42/42 images") == 1, "one process reports, and counts every one's images"
+    assert done.stdout.count("robust_accuracy") == 1, "one process shows the table"
+    assert not list((tmp_path / "shared").glob(".*"))
+
+
+@dataclass
+class Launched:
+    """A torchrun at work."""
+
+    process: subprocess.Popen[str]
+
+    def pid_of(self, rank: int) -> int:
+        """The process id of a rank."""
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"PPid:\t{self.process.pid}\n" not in (path / "status").read_text():
+                    continue
+                if f"\0RANK={rank}\0".encode() in b"\0" + (path / "environ").read_bytes():
+                    return int(path.name)
+        raise AssertionError(f"no process of rank {rank}")
+
+
+@contextmanager
+def launched(processes: int, words: Sequence[str], until: Path) -> Iterator[Launched]:
+    """Start torchrun and wait until something matches the pattern `until`; it must end within the block."""
+    command = [*LAUNCH, str(processes), "-m", "limla", *words]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 90
+            while not list(until.parent.glob(until.name)):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield Launched(process)
+            assert process.poll() is not None
+        finally:
+            process.kill()
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill -9", "ctrl-c"])
+def test_a_stopped_run_leaves_nothing_half_done_and_goes_on(
+    how: str, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    out, steps = tmp_path / "out", 400
+    words = words_for(data_dir, checkpoint, out, "--quality", 10, "--batch-size", 5, "--loader", "cpu")
+    words += ["--steps", str(steps)]
+    with launched(2, ["evaluate", *words], out / ".*.lock") as run:
+        pids = [run.pid_of(rank) for rank in (0, 1)]
+        if how == "kill -9":
+            os.kill(pids[1], signal.SIGKILL)
+        else:
+            run.process.send_signal(signal.SIGINT)
+        _, stderr = run.process.communicate(timeout=60)
+        assert run.process.returncode != 0
+    assert not leftovers(out)
+    assert not [pid for pid in pids if is_alive(pid)]
+    if how == "ctrl-c":
+        assert len([line for line in stderr.splitlines() if line.startswith("Error: interrupted")]) <= 1
+    again = torchrun(3, "evaluate", *words)
+    assert again.returncode == 0, again.stderr
+    evaluate(settings_for(data_dir, checkpoint, tmp_path / "alone", qualities=(10,), steps=steps))
+    assert files_of(out) == files_of(tmp_path / "alone")
+
+
+def damage(path: Path, number: int) -> None:
+    """Overwrite the image of a shard's sample."""
+    start, length = read_index(path)[number].members["jpg"]
+    data = bytearray(path.read_bytes())
+    data[start : start + length] = bytes(length)
+    path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_one_process_tells_of_an_error_and_all_end(checkpoint: Path, tmp_path: Path) -> None:
+    """Batch 1, which process 1 takes, holds the damaged image."""
+    folder = tmp_path / "animals"
+    write_variant(folder, None)
+    write_variant(folder, 10)
+    damage(folder / variant_name("jpeg", 10) / shard_name("test", 0), 6)
+    words = words_for(
+        folder, checkpoint, tmp_path / "out", "--batch-size", 5, "--loader", "cpu", "--no-verify", "--steps", 3
+    )
+    started = time.monotonic()
+    done = torchrun(2, "evaluate", *words)
+    assert time.monotonic() - started < 60
+    assert done.returncode != 0
+    (line,) = errors_in(done.stderr)
+    assert "test/cat/photo006" in line
+    assert "exitcode  : 2" in done.stderr
+    assert len(files_of(tmp_path / "out")) == 3, "the cells of the originals, which came first, are kept"
+
+    write_variant(folder, 10)
+    again = torchrun(2, "evaluate", *words)
+    assert again.returncode == 0, again.stderr
+    assert "3 of 6 cells were there already" in again.stderr
+    assert len(read_predictions(tmp_path / "out")) == 6
+
+
+@pytest.mark.slow
+def test_an_error_that_all_processes_meet_is_told_once(
+    data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    done = torchrun(3, "evaluate", *words_for(data_dir, checkpoint, tmp_path / "out", "--quality", 77))
+    (line,) = errors_in(done.stderr)
+    assert "has no jpeg-q77" in line
+    assert done.stderr.count("exitcode  : 2") == 3
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_training_tells_once_of_an_error_in_one_process(tmp_path: Path) -> None:
+    data_dir = make_toy(tmp_path / "toy").parent
+    damage(data_dir / "source" / shard_name("train", 0), 17)
+    words = ("--data-dir", data_dir, "--output-dir", tmp_path / "out", "--model", "compact", "--epochs", 2)
+    words += ("--image-size", 32, "--resize", "none", "--batch-size", 8, "--device", "cpu", "--workers", 1)
+    done = torchrun(2, "train", *map(str, words))
+    assert done.returncode != 0
+    (line,) = errors_in(done.stderr)
+    assert "train-000000.tar" in line
+
+
+@pytest.mark.parametrize("command", ["predict", "run", "pack", "report"])
+def test_other_commands_refuse_torchrun(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = {
+        "predict": ["--checkpoint", "best.pt", "photo.jpg"],
+        "run": ["--raw", "photos"],
+        "pack": ["photos", str(tmp_path / "shards")],
+        "report": ["results"],
+    }[command]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, shown in ((0, 1), (1, 0)):
+        monkeypatch.setenv("RANK", str(rank))
+        done = CliRunner().invoke(limla, [command, *words])
+        assert done.exit_code == 2
+        assert len(errors_in(done.stderr)) == shown, "the first process shows it"
+        assert shown == done.stderr.count(f"limla {command} runs in one process, and torchrun started 2")
+    assert not list(tmp_path.iterdir())
+
+
+class TwoProcesses(World):
+    """The first of two, where the second one's values are given."""
+
+    def __init__(self, other: Any) -> None:
+        super().__init__(0, 2, torch.device("cpu"))
+        object.__setattr__(self, "other", other)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, vars(self)["other"]]
+
+
+def test_processes_that_see_other_data_are_refused(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    result = evaluate(settings_for(data_dir, checkpoint, tmp_path, attacks=("none",), qualities=(10,)))
+    condition = result.cells[0].condition
+    _check_alike([condition], TwoProcesses([condition]))
+    other = replace(condition, decoder="dali-gpu")
+    with pytest.raises(
+        SettingsError, match=r"process 1 sees another decoder \(dali-gpu\) than process 0 \(cpu\)"
+    ):
+        _check_alike([condition], TwoProcesses([other]))
+
+
+def test_a_broken_connection_is_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *arguments, **more: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    world = World(1, 2, torch.device("cpu"))
+    with pytest.raises(ProcessLostError, match="another process of this run has ended"), joined(world):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    with pytest.raises(RuntimeError, match="a bug of ours"), joined(world):
+        raise RuntimeError("a bug of ours")
+
+
+def test_a_process_without_torchruns_store_tells_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tells_the_user(lost_another=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert tells_the_user(lost_another=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "two"), ("WORLD_SIZE", "many")])
+def test_numbers_that_torchrun_did_not_set(
+    name: str, value: str, data_dir: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="must be numbers, as torchrun sets them"):
+        evaluate(settings_for(data_dir, checkpoint, tmp_path / "out"))
