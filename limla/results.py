@@ -187,14 +187,18 @@ def read_table(path: AnyPath, dictionaries: Sequence[str] = ()) -> pa.Table:
     Text columns named in `dictionaries` stay dictionary-encoded: one that repeats a single value costs nothing.
     """
     try:
-        source = pa.BufferReader(read_bytes(path)) if is_remote(path) else path
-        return pq.read_table(source, read_dictionary=list(dictionaries))
+        return pq.read_table(parquet_source(path), read_dictionary=list(dictionaries))
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing; make it again") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"{path}: not a readable Parquet file ({error}); remove it and run the command again"
         ) from error
+
+
+def parquet_source(path: AnyPath) -> Path | pa.BufferReader:
+    """What pyarrow reads a Parquet file from: its path, or the bytes of one in an object store."""
+    return pa.BufferReader(read_bytes(path)) if is_remote(path) else path
 
 
 def encoding_table(rows: Iterable[EncodingRow]) -> pa.Table:

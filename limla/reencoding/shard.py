@@ -15,10 +15,11 @@ from limla.codecs.decoding import decode_image
 from limla.engines.base import Share
 from limla.errors import DataError, LimlaError
 from limla.files import canonical_json
-from limla.manifest import variant_name, verify_shard
+from limla.manifest import local_shard, variant_name
 from limla.metrics import psnr_db, ssim
 from limla.reencoding.variant import Cost, write_part
 from limla.shards import Location, ShardEntry, open_shard, read_index
+from limla.storage import AnyPath
 from limla.types import Image
 
 
@@ -54,7 +55,7 @@ class ReencodeShard:
         codec: encodes.
     """
 
-    data_dir: Path
+    data_dir: AnyPath
     source: str
     codec: Codec
 
@@ -64,9 +65,7 @@ class ReencodeShard:
         Raises `DataError` naming the shard, and the sample where one is to blame, for damaged data;
         `OSError` when the disk is full. What is half done is removed.
         """
-        path = self.data_dir / self.source / job.shard.name
-        verify_shard(path.parent, job.shard)
-        samples = _SourceShard(path, job.shard.num_samples)
+        folder = self.data_dir / self.source
         targets = [
             self.data_dir / variant_name(self.codec.name, quality) / job.shard.name for quality in job.qualities
         ]
@@ -76,7 +75,9 @@ class ReencodeShard:
             measured = job.measured is None or number in job.measured
             return self._encode(samples, number, job.qualities, measured)
 
-        with samples, ExitStack() as stack:
+        with ExitStack() as stack:
+            copy = stack.enter_context(local_shard(folder, job.shard))
+            samples = stack.enter_context(_SourceShard(folder / job.shard.name, copy, job.shard.num_samples))
             writers = [stack.enter_context(open_shard(target)) for target in targets]
             results = stack.enter_context(closing(share.spread(encode, range(job.shard.num_samples))))
             for encoded in results:
@@ -148,15 +149,15 @@ class _SourceShard:
     a shard may be large.
     """
 
-    def __init__(self, path: Path, num_samples: int) -> None:
+    def __init__(self, path: AnyPath, copy: Path, num_samples: int) -> None:
         self.path = path
-        self._places = read_index(path)
+        self._places = read_index(copy)
         if len(self._places) != num_samples:
             raise DataError(
                 f"{path}: its index lists {len(self._places)} samples, the manifest {num_samples}; "
                 "pack the dataset again"
             )
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = os.open(copy, os.O_RDONLY)
 
     def __enter__(self) -> _SourceShard:
         return self

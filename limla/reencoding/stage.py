@@ -7,7 +7,6 @@ import heapq
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from limla.codecs import build_codec
@@ -20,7 +19,8 @@ from limla.progress import SILENT, Progress
 from limla.reencoding.shard import ReencodeShard, ShardJob
 from limla.reencoding.variant import Variant, VariantSummary
 from limla.registry import ENGINES
-from limla.shards import read_index
+from limla.shards import read_indexes
+from limla.storage import AnyPath
 
 LOCK = ".reencode.lock"
 _FINISH_AT_ONCE = 8
@@ -84,7 +84,7 @@ class ReencodeResult:
 
 
 def reencode(
-    data_dir: Path, settings: ReencodeSettings, progress: Progress = SILENT, engine: Engine | None = None
+    data_dir: AnyPath, settings: ReencodeSettings, progress: Progress = SILENT, engine: Engine | None = None
 ) -> ReencodeResult:
     """Make `<data_dir>/<codec>-q<quality>` of `<data_dir>/source` for each quality that is not complete yet.
 
@@ -139,7 +139,7 @@ def _is_complete(variant: Variant, progress: Progress) -> bool:
     return False
 
 
-def _variants(data_dir: Path, settings: ReencodeSettings, source: Manifest) -> list[Variant]:
+def _variants(data_dir: AnyPath, settings: ReencodeSettings, source: Manifest) -> list[Variant]:
     codec = settings.build_codec()
     shared: dict[str, Any] = {
         "codec": settings.codec,
@@ -162,10 +162,11 @@ def _variants(data_dir: Path, settings: ReencodeSettings, source: Manifest) -> l
 
 
 def _jobs(
-    data_dir: Path, source: Manifest, pending: list[Variant], settings: ReencodeSettings
+    data_dir: AnyPath, source: Manifest, pending: list[Variant], settings: ReencodeSettings
 ) -> list[ShardJob]:
+    finished = [(variant.quality, variant.finished()) for variant in pending]
     missing = {
-        shard.name: tuple(variant.quality for variant in pending if not variant.has(shard.name))
+        shard.name: tuple(quality for quality, names in finished if shard.name not in names)
         for shard in source.shards
     }
     if not any(missing.values()):
@@ -178,7 +179,9 @@ def _jobs(
     ]
 
 
-def _measured(folder: Path, source: Manifest, settings: ReencodeSettings) -> dict[str, frozenset[int]] | None:
+def _measured(
+    folder: AnyPath, source: Manifest, settings: ReencodeSettings
+) -> dict[str, frozenset[int]] | None:
     """The sample numbers to measure in each shard; None means all.
 
     The images whose key has the smallest hash: the same ones whatever the shards' size and the qualities.
@@ -189,8 +192,8 @@ def _measured(folder: Path, source: Manifest, settings: ReencodeSettings) -> dic
     if settings.measure != "none":
 
         def ranked() -> Iterator[tuple[bytes, str, int]]:
-            for shard in source.shards:
-                for number, place in enumerate(read_index(folder / shard.name)):
+            for shard, places in zip(source.shards, read_indexes(folder, source.shards), strict=True):
+                for number, place in enumerate(places):
                     text = f"{settings.seed}:{place.key}".encode()
                     yield hashlib.blake2b(text, digest_size=16).digest(), shard.name, number
 

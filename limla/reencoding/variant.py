@@ -22,11 +22,13 @@ from limla.errors import DataError, SettingsError
 from limla.files import atomic_open, canonical_json, remove_unfinished, write_bytes, write_json
 from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shard
 from limla.metrics import rate_bpp
-from limla.results import ENCODING_SCHEMA
+from limla.results import ENCODING_SCHEMA, parquet_source
 from limla.shards import ShardEntry, index_path, read_index
+from limla.storage import AnyPath, exists, in_parallel, listing, make_folder, read_bytes, remove
 
 SETTINGS = "settings.json"
 ENCODING = "encoding.parquet"
+PART_SUFFIX = ".part.json"
 
 
 class Cost(NamedTuple):
@@ -54,7 +56,7 @@ class Variant:
         versions: of the libraries that make the bytes.
     """
 
-    folder: Path
+    folder: AnyPath
     codec: str
     quality: int
     settings: dict[str, Any]
@@ -65,15 +67,16 @@ class Variant:
 
         Raises `SettingsError` naming the setting that differs.
         """
-        if (self.folder / FILE_NAME).exists():
+        if exists(self.folder / FILE_NAME):
             self._check(read_manifest(self.folder).settings)
             return True
         remove_unfinished(self.folder)
-        if (self.folder / SETTINGS).exists():
+        there = listing(self.folder)
+        if SETTINGS in there:
             begun = self._read_begun()
             self._check(begun["settings"])
             check_settings(self.folder, begun["versions"], self.versions)
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif there:
             raise SettingsError(
                 f"{self.folder}: not empty, and not begun by limla; choose another data folder, or remove this one"
             )
@@ -82,9 +85,10 @@ class Variant:
     def damage(self) -> str:
         """What is missing or has another size than a finished folder's manifest says; "" when all is well."""
         manifest = read_manifest(self.folder)
-        damaged = [shard.name for shard in manifest.shards if not self._is_whole(shard)]
+        whole = self._whole(manifest)
+        damaged = [shard.name for shard in manifest.shards if shard.name not in whole]
         try:
-            rows = pq.read_metadata(self.folder / ENCODING).num_rows
+            rows = pq.read_metadata(parquet_source(self.folder / ENCODING)).num_rows
         except (OSError, pa.ArrowException):
             rows = -1
         if rows != manifest.num_samples():
@@ -99,25 +103,33 @@ class Variant:
         manifest = read_manifest(self.folder)
         check_settings(self.folder, manifest.versions, self.versions)
         write_json(self.folder / SETTINGS, {"settings": manifest.settings, "versions": manifest.versions})
+        whole = self._whole(manifest)
         for shard, costs in zip(manifest.shards, self._costs(manifest), strict=True):
             tar = self.folder / shard.name
-            if costs is not None and self._is_whole(shard):
+            if costs is not None and shard.name in whole:
                 write_part(tar, shard, costs)
             else:
-                part_path(tar).unlink(missing_ok=True)
-        (self.folder / FILE_NAME).unlink()  # last: until here the folder is a finished one
+                remove([part_path(tar)])
+        remove([self.folder / FILE_NAME])  # last: until here the folder is a finished one
 
-    def _is_whole(self, shard: ShardEntry) -> bool:
-        try:
-            verify_shard(self.folder, shard, contents=False)
-            return len(read_index(self.folder / shard.name)) == shard.num_samples
-        except DataError:
-            return False
+    def _whole(self, manifest: Manifest) -> set[str]:
+        """The shards whose tar has its size and whose index lists its samples."""
+        there = listing(self.folder)
+
+        def is_whole(shard: ShardEntry) -> bool:
+            try:
+                verify_shard(self.folder, shard, contents=False, there=there)
+                return len(read_index(self.folder / shard.name, shard.num_bytes)) == shard.num_samples
+            except DataError:
+                return False
+
+        found = zip(manifest.shards, in_parallel(is_whole, manifest.shards), strict=True)
+        return {shard.name for shard, whole in found if whole}
 
     def _costs(self, manifest: Manifest) -> Iterator[list[Cost] | None]:
         """The rows of each shard in a finished folder's `encoding.parquet`; None where they cannot be read."""
         try:
-            file = pq.ParquetFile(self.folder / ENCODING)
+            file = pq.ParquetFile(parquet_source(self.folder / ENCODING))
         except (OSError, pa.ArrowException):
             yield from (None for _ in manifest.shards)
             return
@@ -132,7 +144,7 @@ class Variant:
     def _read_begun(self) -> dict[str, Any]:
         path = self.folder / SETTINGS
         try:
-            begun = json.loads(path.read_bytes())
+            begun = json.loads(read_bytes(path))
             return {"settings": begun["settings"], "versions": begun["versions"]}
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -149,18 +161,20 @@ class Variant:
 
     def begin(self) -> None:
         """Make the folder and leave in it what it is going to be."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / SETTINGS).exists():
+        make_folder(self.folder)
+        if not exists(self.folder / SETTINGS):
             write_json(self.folder / SETTINGS, {"settings": self.settings, "versions": self.versions})
 
-    def has(self, shard_name: str) -> bool:
-        """Whether the shard of that name is finished here."""
-        try:
-            entry, _ = self._read_part(shard_name)
-            tar = self.folder / shard_name
-            return tar.stat().st_size == entry.num_bytes and index_path(tar).exists()
-        except FileNotFoundError:
-            return False
+    def finished(self) -> set[str]:
+        """The names of the shards that are finished here."""
+        there = listing(self.folder)
+        names = [f"{name.removesuffix(PART_SUFFIX)}.tar" for name in there if name.endswith(PART_SUFFIX)]
+        parts = zip(names, in_parallel(self._read_part, names), strict=True)
+        return {
+            name
+            for name, (entry, _) in parts
+            if there.get(name) == entry.num_bytes and index_path(Path(name)).name in there
+        }
 
     def finish(self, source: Manifest) -> None:
         """Turn the parts into `encoding.parquet` and the manifest. All shards must be finished."""
@@ -170,8 +184,8 @@ class Variant:
             atomic_open(self.folder / ENCODING) as file,
             pq.ParquetWriter(file, ENCODING_SCHEMA, compression="zstd", store_schema=True) as writer,
         ):
-            for shard in source.shards:  # one row group per shard: memory stays flat
-                entry, costs = self._read_part(shard.name)
+            # one row group per shard: memory stays flat
+            for entry, costs in in_parallel(self._read_part, [shard.name for shard in source.shards]):
                 table = self._table(entry.split, costs)
                 writer.write_table(table)
                 entries.append(entry)
@@ -191,8 +205,8 @@ class Variant:
     def tidy(self) -> None:
         """Remove from a complete folder what only an unfinished one needs."""
         remove_unfinished(self.folder)
-        for path in (self.folder / SETTINGS, *self.folder.glob("*.part.json")):
-            path.unlink(missing_ok=True)
+        left = [name for name in listing(self.folder) if name == SETTINGS or name.endswith(PART_SUFFIX)]
+        remove([self.folder / name for name in left])
 
     def summary(self) -> VariantSummary:
         """The summary in a complete folder's manifest."""
@@ -218,7 +232,7 @@ class Variant:
     def _read_part(self, shard_name: str) -> tuple[ShardEntry, list[Cost]]:
         path = part_path(self.folder / shard_name)
         try:
-            part = json.loads(path.read_bytes())
+            part = json.loads(read_bytes(path))
             return ShardEntry(**part["shard"]), [Cost(*cost) for cost in part["costs"]]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged ({error}); remove it and run this again") from error
@@ -255,11 +269,11 @@ class VariantSummary:
         )
 
 
-def part_path(tar_path: Path) -> Path:
+def part_path(tar_path: AnyPath) -> AnyPath:
     """Where the record of a finished shard of an unfinished folder stands."""
-    return tar_path.with_suffix(".part.json")
+    return tar_path.with_suffix(PART_SUFFIX)
 
 
-def write_part(tar_path: Path, entry: ShardEntry, costs: list[Cost]) -> None:
+def write_part(tar_path: AnyPath, entry: ShardEntry, costs: list[Cost]) -> None:
     """Say that a shard is finished; its tar and index must be on disk."""
     write_bytes(part_path(tar_path), canonical_json({"shard": asdict(entry), "costs": costs}).encode())
