@@ -61,7 +61,11 @@ class Catalogue:
 
 CODECS = Catalogue("codec", {"jpeg": "limla.codecs.jpeg:JpegCodec"})
 
-ENGINES = Catalogue("engine", {"local": "limla.engines.local:LocalEngine"})
+ENGINES = Catalogue(
+    "engine",
+    {"local": "limla.engines.local:LocalEngine", "spark": "limla.engines.spark:SparkEngine"},
+    extras={"spark": "spark"},
+)
 
 LOADERS = Catalogue(
     "loader",

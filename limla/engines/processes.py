@@ -135,7 +135,7 @@ def serve(descriptor: int) -> None:
                 pickle.dumps(result)
             except BaseException as error:  # noqa: BLE001 - it is raised again in the parent
                 meter.flush()
-                send("failed", number, _portable(error))
+                send("failed", number, portable(error))
             else:
                 meter.flush()
                 send("done", number, result)
@@ -147,7 +147,7 @@ def serve(descriptor: int) -> None:
         os._exit(0)
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(error: BaseException) -> BaseException:
     """`error` with the worker's traceback as a note, or a description of it when it does not pickle."""
     text = "".join(traceback.format_exception(error))
     error.add_note(f"in a worker process:\n{text}")

@@ -6,6 +6,7 @@ The work is defined here, in a module that other processes can import.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -94,10 +95,24 @@ def our_bug(item: int, share: Share) -> None:
     assert item < 0, "a bug of ours"
 
 
+@pytest.fixture(scope="module")
+def spark() -> Iterator[None]:
+    """One Spark context for all tests of this module: starting one takes seconds."""
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java: apt install default-jre-headless")
+    from limla.engines.spark import start_context
+
+    context = start_context("local[2]")
+    yield
+    context.stop()
+
+
 @pytest.fixture(params=[(name, workers) for name in ENGINES.names() for workers in WORKERS], ids=str)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine of the catalogue, small and large."""
     name, workers = request.param
+    if name == "spark":
+        request.getfixturevalue("spark")
     return ENGINES.load(name)(workers)
 
 
