@@ -298,5 +298,15 @@ def check_settings(folder: AnyPath, existing: dict[str, Any], wanted: dict[str, 
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Installed versions of the named distributions, for a manifest or a results file."""
-    return {name: importlib.metadata.version(name) for name in ("limla", *names)}
+    """Versions of the named distributions, for a manifest or a results file; "" for one that is not installed.
+
+    limla itself need not be: it also runs from a checkout on PYTHONPATH.
+    """
+    return {name: _version(name) for name in ("limla", *names)}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
