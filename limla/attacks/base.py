@@ -8,15 +8,24 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from limla.errors import DataError, SettingsError
 from limla.registry import ATTACKS
+
+
+@runtime_checkable
+class SplitsBatches(Protocol):
+    """A victim that computes a batch in parts, possibly in several threads: `limla.models.victim.Victim`."""
+
+    def run_parts(self, work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`work(model, part of each tensor, …)` for every part, the results put together."""
+        ...
 
 
 class Attack(ABC):
@@ -64,19 +73,38 @@ class Attack(ABC):
         _check_batch(images, labels)
         if self.eps == 0 or len(images) == 0:
             return images.clone()
+
+        def attack_part(model: nn.Module, part: Tensor, part_labels: Tensor, start: Tensor) -> Tensor:
+            judged = _JudgedVictim(model, images.device, labels)
+            adversarial = self._compute(judged, part, part_labels, start).detach()
+            judged.raise_if_not_finite(self.name)
+            return adversarial
+
         with _left_as_it_was(victim), _seeded(seed, images.device), torch.enable_grad():
-            judged = _JudgedVictim(victim, images.device, labels)
             # in one memory layout: a random start fills memory in order, so it would depend on the layout
-            adversarial = self._compute(judged, images.detach().contiguous(), labels).detach()
-        judged.raise_if_not_finite(self.name)
+            images = images.detach().contiguous()
+            tensors = (images, labels, self._start(images))
+            if isinstance(victim, SplitsBatches):
+                adversarial = victim.run_parts(attack_part, *tensors)
+            else:
+                adversarial = attack_part(victim, *tensors)
         assert adversarial.shape == images.shape, (self.name, adversarial.shape)
         adversarial = project(adversarial, images, self.norm, self.eps)
         assert bool(torch.isfinite(adversarial).all()), self.name
         return adversarial
 
+    def _start(self, images: Tensor) -> Tensor:
+        """Where the search begins, (N, channels, H, W): here the images themselves. Called once for the batch,
+        seeded; all randomness belongs here."""
+        return images
+
     @abstractmethod
-    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The adversarial images, not yet bounded; called in eval mode, gradients on, seeded."""
+    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+        """The adversarial images, not yet bounded; called in eval mode with gradients on.
+
+        The four hold a batch or a part of one: what becomes of an image must not depend on the others, and
+        several parts may run at once in threads.
+        """
 
 
 def project(adversarial: Tensor, images: Tensor, norm: str, eps: float) -> Tensor:

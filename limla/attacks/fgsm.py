@@ -22,5 +22,5 @@ class Fgsm(Attack):
     def __init__(self, eps: float) -> None:
         super().__init__(eps)
 
-    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return torchattacks.FGSM(victim, eps=self.eps)(images, labels)
+    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+        return torchattacks.FGSM(victim, eps=self.eps)(start, labels)

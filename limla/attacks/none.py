@@ -18,5 +18,5 @@ class NoAttack(Attack):
     def __init__(self) -> None:
         super().__init__(eps=0.0)
 
-    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
         raise AssertionError("eps is 0, so the base returns the images")

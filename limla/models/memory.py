@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 _NEVER = -1
 _TOP_PAD_BYTES = 64 << 20
 
@@ -34,7 +35,8 @@ def keep_large_activations() -> MemoryPolicy:
     from the kernel with `mmap` and gives it back when it is freed, so every layer of every step pays page
     faults and zeroed pages again: on the CPU about half the time of an attack. Here large blocks come from
     the heap (M_MMAP_MAX 0), whose top is not trimmed (M_TRIM_THRESHOLD) and grows in 64 MiB steps
-    (M_TOP_PAD), so the next step reuses warm pages.
+    (M_TOP_PAD), so the next step reuses warm pages. Threads share that heap (M_ARENA_MAX 1): their own are of
+    64 MiB at most and are trimmed.
 
     The cost: memory once used is not returned to the system before the process ends, and the heap can
     fragment. So the commands that train or attack call this, never an import. Results do not change.
@@ -46,7 +48,7 @@ def keep_large_activations() -> MemoryPolicy:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
-    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD_BYTES))
+    wanted = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD_BYTES), (_M_ARENA_MAX, 1))
     accepted = [mallopt(option, value) == 1 for option, value in wanted]
     if not all(accepted):
         return MemoryPolicy(False, f"glibc {version} refused mallopt")

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from limla.models.parts import BatchParts, Work, copy_sharing_parameters
+
 TOLERANCE = 1e-4
 """Largest allowed |Δlogit|, relative to the largest |logit| of the batch."""
 
@@ -41,24 +43,51 @@ class Victim(nn.Module):
         model: the copy.
         fused_layers: convolutions that took over their batch norm.
         channels_last: whether it computes in the NHWC memory layout.
+        splits: whether it may compute a batch in parts, because its images do not influence each other.
         notes: what was left out and why, for logs.
     """
 
     def __init__(
-        self, model: nn.Module, fused_layers: int, channels_last: bool, notes: tuple[str, ...]
+        self,
+        model: nn.Module,
+        fused_layers: int,
+        channels_last: bool,
+        notes: tuple[str, ...],
+        splits: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = _Layout(model) if channels_last else model
         self.fused_layers = fused_layers
         self.channels_last = channels_last
+        self.splits = splits
         self.notes = notes
+        self._parts = BatchParts(self.model)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float32 in [0, 1] → (N, C) logits."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.model(images)
+        """(N, 3, H, W) float32 in [0, 1] → (N, C) logits; without gradients in parts, as `run_parts`."""
+        # autocast and inference mode belong to the calling thread, and so does a backward pass
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.is_autocast_enabled("cpu"):
+            return self.model(images)
+        return self.run_parts(lambda model, part: model(part), images)
+
+    def run_parts(self, work: Work, *tensors: Tensor) -> Tensor:
+        """`work(model, images, …)` on parts of a batch, results put together: see `BatchParts.run`.
+
+        As one part, in the calling thread, when the images influence each other (`splits` is False).
+        """
+        return self._parts.run(work, *tensors) if self.splits else work(self.model, *tensors)
+
+
+class _Layout(nn.Module):
+    """A model that is given its images in the channels-last layout."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(images.contiguous(memory_format=torch.channels_last))
 
 
 def prepare_victim(
@@ -99,7 +128,26 @@ def prepare_victim(
     if problem is not None:
         _set_layout(best, torch.contiguous_format)
         notes.append(f"not channels-last: {problem}")
-    return Victim(best, fused_layers, problem is None, tuple(notes))
+    channels_last = problem is None
+    problem = _mixing(Victim(best, fused_layers, channels_last, ()), images)
+    if problem is not None:
+        notes.append(f"batches are not split: {problem}")
+    return Victim(best, fused_layers, channels_last, tuple(notes), splits=problem is None)
+
+
+@torch.no_grad()
+def _mixing(victim: Victim, images: Tensor) -> str | None:
+    """Why the batch cannot be computed in parts by copies; None if it can."""
+    if len(images) == 1:
+        # a batch to tell from its parts needs another image
+        images = torch.cat([images, images.flip(3)])
+    whole = victim(images)
+    try:
+        part_model = copy_sharing_parameters(victim)
+        logits = torch.cat([part_model(image) for image in images.split(1)])
+    except _MODEL_ERRORS as error:
+        return _first_line(error)
+    return _deviation(logits, whole)
 
 
 def _plain_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
@@ -138,7 +186,16 @@ def _difference(changed: nn.Module, images: Tensor, reference: Tensor) -> str | 
                 # a layout can suit the forward pass and not the backward
                 torch.autograd.grad(logits.sum(), probe, allow_unused=True)
     except _MODEL_ERRORS as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        return _first_line(error)
+    return _deviation(logits, reference)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _deviation(logits: Any, reference: Tensor) -> str | None:
+    """How `logits` are more than `TOLERANCE` from `reference`; None if they are not."""
     if not isinstance(logits, Tensor) or logits.shape != reference.shape:
         return "the output changes its shape"
     scale = float(reference.abs().max()) if reference.numel() else 0.0

@@ -260,14 +260,14 @@ class SpatioTemporal(ConvNet):
 @pytest.mark.parametrize(
     ("kind", "fused", "channels_last", "note"),
     [
-        (Branching, 2, True, ""),
+        (Branching, 2, True, "not split: logits differ"),
         (Viewing, 2, False, "not channels-last: RuntimeError"),
         (SecondReader, 1, True, ""),
         (HiddenReader, 0, True, "not fused: logits differ"),
         (CalledTwice, 1, True, ""),
         (Shared, 1, True, ""),
         (Subclassed, 1, True, ""),
-        (BatchStatistics, 1, True, ""),
+        (BatchStatistics, 1, True, "not split: logits differ"),
         (NoAffine, 2, True, ""),
         (AsksTheNorm, 0, True, "not fused: AttributeError"),
         (WeightNormed, 1, True, ""),
