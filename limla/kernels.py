@@ -1,58 +1,168 @@
-"""Hot loops over pixels, compiled by numba when they are first called.
+"""Hot loops over pixels: functions of pointers and whole numbers, compiled by numba once per machine.
 
-numba is imported by that call and not before: `limla --help` and stages without a kernel do without its 0.3 s.
-The machine code is kept where numba keeps it (`__pycache__` beside the module or the user's cache folder), so
-compiling costs about a second once per machine; where nothing can be kept, each process compiles again.
+Importing numba and loading from its own cache would cost each process half a second and 120 MB. So the machine
+code that numba's compiler makes of a kernel is kept in the user's cache folder, and a process that finds it there
+only needs llvmlite to place it in memory (some 30 ms). Where it cannot be kept, each process compiles again.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import pickle
+import hashlib
+import importlib.metadata
+import os
+import re
+import tempfile
+import threading
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
-_Arguments = ParamSpec("_Arguments")
-# what numba lets through when its cache folder is full, not writable, or holds a file that a power cut left empty
-_CACHE_TROUBLE = (OSError, EOFError, pickle.UnpicklingError)
+_DIGEST_BYTES = 32
+_lock = threading.Lock()
 
 
-class Kernel(Generic[_Arguments]):
-    """A function of arrays and numbers that returns nothing, compiled at its first call; see `kernel`."""
+class Kernel:
+    """A function compiled when it is first called; it runs without the GIL. See `kernel`.
 
-    def __init__(self, function: Callable[_Arguments, None]) -> None:
+    Args:
+        function: returns nothing, and cannot raise.
+        arguments: the type of each parameter: "int64", or "uint8*" and the like for a pointer.
+    """
+
+    def __init__(self, function: Callable[..., None], arguments: tuple[str, ...]) -> None:
         self.function = function
+        self.arguments = arguments
         functools.update_wrapper(self, function)
 
-    def __call__(self, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> None:
-        try:
-            self._cached(*arguments, **named)
-        except _CACHE_TROUBLE:  # arithmetic on arrays raises none of these itself
-            self._uncached(*arguments, **named)
+    def __call__(self, *arguments: int) -> None:
+        """Call it with numbers and addresses (`array.ctypes.data`); the caller keeps the arrays alive."""
+        self._compiled(*arguments)
 
     @functools.cached_property
-    def _cached(self) -> Callable[..., None]:
-        try:
-            return self._compiler(cache=True)(self.function)
-        except RuntimeError:  # numba finds no folder it may write to
-            return self._uncached
+    def _compiled(self) -> Callable[..., Any]:
+        kinds = [ctypes.c_void_p if name.endswith("*") else ctypes.c_int64 for name in self.arguments]
+        with _lock:
+            path = self._cache_path()
+            kept = None if path is None else _read(path)
+            if kept is None:
+                kept = self._compile()
+                if path is not None:
+                    _write(path, kept)
+            name, _, code = kept.partition(b"\n")
+            self._engine = _place(code)  # it owns the code
+        address = self._engine.get_function_address(name.decode())
+        assert address, name
+        native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
+        # numba's convention: where to put the result and an error, of which there are none, then the arguments
+        self._result = ctypes.c_int64()
+        nowhere = ctypes.addressof(self._result)
+        return functools.partial(native, nowhere, nowhere)
 
-    @functools.cached_property
-    def _uncached(self) -> Callable[..., None]:
-        return self._compiler(cache=False)(self.function)
-
-    @staticmethod
-    def _compiler(cache: bool) -> Any:
+    def _compile(self) -> bytes:
+        """The function's name in the machine code, a line feed, and the machine code (an object file)."""
+        import llvmlite.binding as llvm
         import numba
 
-        return numba.njit(nogil=True, error_model="numpy", cache=cache)
+        listed = ", ".join(re.sub(r"(\w+)\*", r"CPointer(\1)", name) for name in self.arguments)
+        options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        (text,) = numba.njit(f"void({listed})", **options)(self.function).inspect_llvm().values()
+        called = re.findall(r"^declare [^\n@]*@([^\n(]*)", text, re.MULTILINE)
+        assert all(name.startswith("llvm.") for name in called), (
+            f"{self.function} raises or allocates: {called}"
+        )
+        (name,) = re.findall(r"^define [^\n@]*@([^\n(]*)\(", text, re.MULTILINE)
+        return f"{name}\n".encode() + _machine().emit_object(llvm.parse_assembly(text))
+
+    def _cache_path(self) -> Path | None:
+        """Named by all that decides the code: the module's text, the libraries, and the processor's abilities.
+
+        None for a user without a home, and a module without its text.
+        """
+        import llvmlite.binding as llvm
+
+        try:
+            folder = kernel_folder()
+            module = Path(self.function.__code__.co_filename).read_text(encoding="utf-8")
+        except (OSError, RuntimeError):
+            return None
+        parts = (
+            module,
+            *self.arguments,
+            *(importlib.metadata.version(name) for name in ("numba", "llvmlite")),
+            llvm.get_default_triple(),
+            llvm.get_host_cpu_name(),
+            llvm.get_host_cpu_features().flatten(),
+        )
+        mark = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        return folder / f"{self.function.__name__.strip('_')}-{mark}.o"
 
 
-def kernel(function: Callable[_Arguments, None]) -> Kernel[_Arguments]:
-    """Compile `function` with numba at its first call; it runs without the GIL and must be called thread by thread
-    on arrays of its own.
+def kernel(*arguments: str) -> Callable[[Callable[..., None]], Kernel]:
+    """Declare a kernel: `@kernel("uint8*", "int64")` above a function of a pointer and a number.
 
-    Plain Python inside: no other kernel, no objects. Indices should be `np.uint64`: numba then leaves out the
-    check for negative ones, and loops become vector instructions.
+    Inside: plain loops; pointers are indexed by one number, nothing is allocated or raised, and nothing of other
+    modules is called: when this module's text changes, and only then, the kernel is compiled again. Indices that
+    are `np.uint64` make the best code.
     """
-    return Kernel(function)
+    return lambda function: Kernel(function, arguments)
+
+
+def kernel_folder() -> Path:
+    """Where compiled kernels are kept: `limla/kernels` in the user's cache folder (XDG_CACHE_HOME).
+
+    Raises `RuntimeError` for a user without a home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "limla" / "kernels"
+
+
+def _machine() -> Any:
+    """This processor, to LLVM."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        reloc="pic",
+        jit=True,
+    )
+
+
+def _place(code: bytes) -> Any:
+    """LLVM's engine with the object file in it, ready to run."""
+    import llvmlite.binding as llvm
+
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
+
+
+def _read(path: Path) -> bytes | None:
+    """What is kept at `path` behind its SHA-256; None where there is nothing, or not all of it."""
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    mark, data = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+    return data if mark == hashlib.sha256(data).digest() else None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Keep it, whole or not at all; where that cannot be (no home, a full disk) the next process compiles."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(data).digest() + data)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink()
+            raise

@@ -12,7 +12,7 @@ mean is exact at any quality, and what detail that makes is quantised to nothing
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,10 +50,10 @@ def to_planes(image: Image, across: int, down: int) -> Planes:
     rows, columns = padded_sides(height, width, across)
     shape = rows // down, columns // across
     planes = Planes(np.empty((rows, columns), np.uint8), np.empty(shape, np.uint8), np.empty(shape, np.uint8))
-    colours, sums = np.empty((3, columns), np.uint8), np.empty((2, columns), np.uint32)
-    # numba would compile once more for arrays that may not be written
-    pixels = np.require(image, requirements=["C", "W"]).reshape(-1)
-    _fill(pixels, height, width, across, down, _DITHER, colours, sums, *planes)
+    colours, sums = np.empty(3 * columns, np.uint8), np.empty(2 * columns, np.uint32)
+    pixels = np.ascontiguousarray(image)
+    arrays = (_DITHER, colours, sums, *planes)
+    _fill(pixels.ctypes.data, height, width, across, down, *(array.ctypes.data for array in arrays))
     return planes
 
 
@@ -73,80 +73,82 @@ def _ordered_dither() -> npt.NDArray[np.int64]:
 _DITHER = _ordered_dither()
 
 
-@kernel
+@kernel(
+    "uint8*", "int64", "int64", "int64", "int64", "int64*", "uint8*", "uint32*", "uint8*", "uint8*", "uint8*"
+)
 def _fill(
-    pixels: npt.NDArray[np.uint8],
+    pixels: Any,
     height: int,
     width: int,
     across: int,
     down: int,
-    dither: npt.NDArray[np.int64],
-    colours: npt.NDArray[np.uint8],
-    sums: npt.NDArray[np.uint32],
-    y: Plane,
-    cb: Plane,
-    cr: Plane,
+    dither: Any,
+    colours: Any,
+    sums: Any,
+    y: Any,
+    cb: Any,
+    cr: Any,
 ) -> None:
-    """Fill the planes from H · W · 3 contiguous pixels, one row of chroma at a time, so that all work stays in cache.
+    """Fill the planes from H · W · 3 pixels, one row of chroma at a time, so that all work stays in cache.
 
-    `colours` (3, columns) and `sums` (2, columns) are room for the colours of a row apart and its sums of chroma.
+    `colours` and `sums` are room for the three colours of a row apart and for its two sums of chroma.
     """
-    rows, columns = _N(y.shape[0]), _N(y.shape[1])
+    eight, across_n, down_n = _N(8), _N(across), _N(down)
     last_row, last_column = _N(height) - _N(1), _N(width) - _N(1)
-    last_chroma_row = last_row // _N(down)
+    rows = (last_row // eight + _N(1)) * eight
+    columns = (last_column // (eight * across_n) + _N(1)) * eight * across_n
+    chroma_columns = columns // across_n
+    last_chroma_row = last_row // down_n
+    green_at, blue_at = columns, _N(2) * columns
     for row in range(last_chroma_row + _N(1)):
-        for column in range(columns):
-            sums[_N(0), column] = 0
-            sums[_N(1), column] = 0
-        for step in range(_N(down)):
-            this = row * _N(down) + step
+        for column in range(_N(2) * columns):
+            sums[column] = 0
+        for step in range(down_n):
+            this = row * down_n + step
             begin = min(this, last_row) * _N(width) * _N(3)
             for column in range(_N(width)):
-                colours[_N(0), column] = pixels[begin + _N(3) * column]
-                colours[_N(1), column] = pixels[begin + _N(3) * column + _N(1)]
-                colours[_N(2), column] = pixels[begin + _N(3) * column + _N(2)]
+                colours[column] = pixels[begin + _N(3) * column]
+                colours[green_at + column] = pixels[begin + _N(3) * column + _N(1)]
+                colours[blue_at + column] = pixels[begin + _N(3) * column + _N(2)]
             for column in range(_N(width), columns):
-                for colour in range(_N(3)):
-                    colours[colour, column] = colours[colour, last_column]
+                colours[column] = colours[last_column]
+                colours[green_at + column] = colours[green_at + last_column]
+                colours[blue_at + column] = colours[blue_at + last_column]
+            out = this * columns
             for column in range(columns):
-                red, green, blue = (
-                    _W(colours[_N(0), column]),
-                    _W(colours[_N(1), column]),
-                    _W(colours[_N(2), column]),
-                )
-                y[this, column] = _W(_W(19595) * red + _W(38470) * green + _W(7471) * blue + _W(32768)) >> _W(
-                    16
-                )
-                sums[_N(0), column] += _W(
-                    _W(8421375) - _W(11059) * red - _W(21709) * green + _W(32768) * blue
-                ) >> _W(16)
-                sums[_N(1), column] += _W(
-                    _W(8421375) + _W(32768) * red - _W(27439) * green - _W(5329) * blue
-                ) >> _W(16)
+                red, green = _W(colours[column]), _W(colours[green_at + column])
+                blue = _W(colours[blue_at + column])
+                luma = _W(19595) * red + _W(38470) * green + _W(7471) * blue + _W(32768)
+                y[out + column] = _W(luma) >> _W(16)
+                minus_luma = _W(8421375) - _W(11059) * red - _W(21709) * green + _W(32768) * blue
+                sums[column] += _W(minus_luma) >> _W(16)
+                minus_luma = _W(8421375) + _W(32768) * red - _W(27439) * green - _W(5329) * blue
+                sums[columns + column] += _W(minus_luma) >> _W(16)
+        out = row * chroma_columns
         if across == 1:
             for column in range(columns):
-                cb[row, column] = sums[_N(0), column]
-                cr[row, column] = sums[_N(1), column]
+                cb[out + column] = sums[column]
+                cr[out + column] = sums[columns + column]
         else:
             shift, bias = _W(down), _W(down - 1)  # of 2 · down samples
-            for column in range(columns // _N(2)):
+            for column in range(chroma_columns):
                 left, up = _N(2) * column, bias + _W(column & _N(1))
-                cb[row, column] = _W(sums[_N(0), left] + sums[_N(0), left + _N(1)] + up) >> shift
-                cr[row, column] = _W(sums[_N(1), left] + sums[_N(1), left + _N(1)] + up) >> shift
-    for row in range(last_chroma_row + _N(1), _N(cb.shape[0])):
-        for column in range(_N(cb.shape[1])):
-            cb[row, column] = cb[last_chroma_row, column]
-            cr[row, column] = cr[last_chroma_row, column]
-    for row in range(last_row + _N(1), rows):
-        for column in range(columns):
-            y[row, column] = y[last_row, column]
-    if across == 2 and columns - _N(width) >= _N(8):
-        left = columns - _N(16)
-        for top in range(_N(0), rows, _N(8)):
+                cb[out + column] = _W(sums[left] + sums[left + _N(1)] + up) >> shift
+                left += columns
+                cr[out + column] = _W(sums[left] + sums[left + _N(1)] + up) >> shift
+    for place in range((last_chroma_row + _N(1)) * chroma_columns, rows // down_n * chroma_columns):
+        cb[place] = cb[place - chroma_columns]
+        cr[place] = cr[place - chroma_columns]
+    for place in range((last_row + _N(1)) * columns, rows * columns):
+        y[place] = y[place - columns]
+    if across == 2 and columns - _N(width) >= eight:
+        for top in range(_N(0), rows, eight):
+            corner = top * columns + columns - _N(16)
             total = 0
-            for row in range(_N(8)):
-                for column in range(_N(8)):
-                    total += y[top + row, left + column]
-            for row in range(_N(8)):
-                for column in range(_N(8)):
-                    y[top + row, left + _N(8) + column] = (total + dither[row, column]) >> 6
+            for row in range(eight):
+                for column in range(eight):
+                    total += y[corner + row * columns + column]
+            for row in range(eight):
+                for column in range(eight):
+                    place = corner + row * columns + eight + column
+                    y[place] = (total + dither[row * eight + column]) >> 6

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from limla.codecs.base import Codec
+from limla.codecs.base import Codec, encode_each
 from limla.codecs.decoding import decode_image
 from limla.engines.base import Share
 from limla.errors import DataError, LimlaError
@@ -99,47 +99,49 @@ class ReencodeShard:
             metadata = json.loads(bytes(members["json"]))
         except ValueError as error:  # of which DataError is one
             raise DataError(f"{where}: {error}; pack the dataset again") from error
-        shared = {name: metadata[name] for name in ("class_name",) if name in metadata}
         label = bytes(members["cls"])
+        texts = _MetadataTexts(place.key, image, metadata.get("class_name"), self.codec.name)
         try:
             return [
-                self._encode_at(place.key, image, quality, label, shared, measured) for quality in qualities
+                _Encoded(
+                    {self.codec.extension: data, "cls": label, "json": texts.at(quality, len(data))},
+                    self._cost(place.key, image, data, measured),
+                )
+                for quality, data in zip(qualities, encode_each(self.codec, image, qualities), strict=True)
             ]
         except LimlaError as error:
             raise DataError(f"{where}: {error}") from error
 
-    def _encode_at(
-        self,
-        key: str,
-        image: Image,
-        quality: int,
-        label: bytes,
-        shared: dict[str, str],
-        measured: bool,
-    ) -> _Encoded:
-        data = self.codec.encode(image, quality)
+    def _cost(self, key: str, image: Image, data: bytes, measured: bool) -> Cost:
         height, width = image.shape[:2]
-        psnr = similarity = None
-        if measured:
-            decoded = self.codec.decode(data)
-            psnr = psnr_db(image, decoded)
-            similarity = ssim(image, decoded)
-            similarity = None if math.isnan(similarity) else similarity
-        metadata = {
-            **shared,
-            "key": key,
-            "height": height,
-            "width": width,
-            "codec": self.codec.name,
-            "quality": quality,
-            "num_bytes": len(data),
-        }
-        members = {
-            self.codec.extension: data,
-            "cls": label,
-            "json": canonical_json(metadata).encode(),
-        }
-        return _Encoded(members, Cost(key, height, width, len(data), psnr, similarity))
+        if not measured:
+            return Cost(key, height, width, len(data), None, None)
+        decoded = self.codec.decode(data)
+        similarity = ssim(image, decoded)
+        return Cost(
+            key,
+            height,
+            width,
+            len(data),
+            psnr_db(image, decoded),
+            None if math.isnan(similarity) else similarity,
+        )
+
+
+class _MetadataTexts:
+    """The `json` members of one image: what its qualities have in common is written as JSON once."""
+
+    def __init__(self, key: str, image: Image, class_name: str | None, codec: str) -> None:
+        height, width = image.shape[:2]
+        metadata = {"key": key, "height": height, "width": width, "codec": codec, "num_bytes": 0, "quality": 0}
+        if class_name is not None:
+            metadata["class_name"] = class_name
+        # the keys are sorted, so only a number (the width) follows these two
+        self._before, found, self._after = canonical_json(metadata).rpartition('"num_bytes":0,"quality":0')
+        assert found
+
+    def at(self, quality: int, num_bytes: int) -> bytes:
+        return f'{self._before}"num_bytes":{num_bytes},"quality":{quality}{self._after}'.encode("ascii")
 
 
 class _SourceShard:

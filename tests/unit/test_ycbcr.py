@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,32 +113,3 @@ def test_a_side_that_cannot_be_padded_goes_through_rgb() -> None:
     image = np.zeros((3, 65497, 3), np.uint8)
     image[1, ::7] = 200
     assert JpegCodec().encode_each(image, (20, 50)) == [from_rgb(image, quality, "420") for quality in (20, 50)]
-
-
-SCRIPT = """
-import sys
-import numpy as np
-from limla.codecs.jpeg import JpegCodec
-assert "numba" not in sys.modules
-image = (np.arange(20 * 24 * 3) % 251).astype(np.uint8).reshape(20, 24, 3)
-codec = JpegCodec()
-assert codec.encode_each(image, [10, 60]) == [codec.encode(image, quality) for quality in (10, 60)]
-assert "numba" in sys.modules
-"""
-
-
-@pytest.mark.parametrize("trouble", ["read-only", "damaged", "a file"])
-def test_kernels_run_whatever_the_cache_folder_is(tmp_path: Path, trouble: str) -> None:
-    folder = tmp_path / "cache"
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
-    if trouble == "a file":
-        folder.write_bytes(b"")
-    elif trouble == "damaged":
-        subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=True)
-        indexes = list(folder.rglob("*.nbi"))
-        assert indexes
-        for path in [*indexes, *folder.rglob("*.nbc")]:
-            path.write_bytes(b"")  # as a power cut leaves it
-    else:
-        folder.mkdir(mode=0o500)
-    subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=True)
