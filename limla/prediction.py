@@ -10,7 +10,8 @@ import torch
 
 from limla.codecs import build_codec
 from limla.errors import SettingsError
-from limla.loaders.geometry import center_window
+from limla.loaders.geometry import to_planes
+from limla.loaders.resizing import center_planes
 from limla.metrics import psnr_db, rate_bpp
 from limla.models.base import FORWARD_ERRORS, LoadedModel
 from limla.types import Image
@@ -86,15 +87,19 @@ def predict(
 @torch.no_grad()
 def _top(loaded: LoadedModel, image: Image, num_top: int) -> tuple[tuple[str, float], ...]:
     preprocessing = loaded.info.preprocessing
-    window = image if preprocessing.resize == "none" else center_window(image, preprocessing)
-    planes = torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1))).float().div(255)
+    side = preprocessing.image_size
+    planes = np.empty((3, *(image.shape[:2] if preprocessing.resize == "none" else (side, side))), np.float32)
+    if preprocessing.resize == "none":
+        to_planes(image, planes)
+    else:
+        center_planes(image, preprocessing, planes)
     device = next((parameter.device for parameter in loaded.model.parameters()), torch.device("cpu"))
     try:
-        logits = loaded.model(planes[None].to(device))
+        logits = loaded.model(torch.from_numpy(planes)[None].to(device))
     except FORWARD_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(
-            f"model '{loaded.info.model}' cannot take an image of {window.shape[0]}x{window.shape[1]} pixels ({reason})"
+            f"model '{loaded.info.model}' cannot take an image of {planes.shape[1]}x{planes.shape[2]} pixels ({reason})"
         ) from error
     probabilities = logits[0].float().softmax(dim=0).cpu()
     values, indices = probabilities.topk(min(num_top, len(probabilities)))

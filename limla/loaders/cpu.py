@@ -15,8 +15,10 @@ import torch
 from limla.codecs.decoding import decode_image
 from limla.errors import DataError
 from limla.loaders.base import LoaderSettings
-from limla.loaders.geometry import center_window, check_one_size, random_region, region_window, to_planes
+from limla.loaders.buffers import BatchBuffers
+from limla.loaders.geometry import check_one_size, random_region, to_planes
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
+from limla.loaders.resizing import Planes, center_planes, load_kernel, region_planes
 from limla.loaders.source import Record, ShardSource
 from limla.types import Batch, Image
 
@@ -26,17 +28,26 @@ _BATCHES_AHEAD = 2
 
 
 @dataclass(frozen=True)
+class _Sample:
+    """A loaded sample; `planes` is its image where sizes are not known beforehand, else it is in the batch."""
+
+    key: str
+    label: int
+    planes: Planes | None
+
+
+@dataclass(frozen=True)
 class _Pending:
     """A batch in the making. `images` is (n, 3, S, S) float32, or None while sizes are not known."""
 
     images: torch.Tensor | None
-    tasks: list[Future[list[tuple[Record, Image | None]]]]
+    tasks: list[Future[list[_Sample]]]
 
 
 class CpuLoader:
-    """Decodes with libjpeg-turbo and Pillow in a thread pool; both release the GIL.
+    """Decodes with libjpeg-turbo and Pillow in a thread pool and resizes by `limla.loaders.resizing`.
 
-    At most three batches exist at a time, whatever the size of the dataset. Encoded images are views of the
+    All of them release the GIL. Two batches are in the making while one is used; encoded images are views of the
     memory-mapped shards.
     """
 
@@ -50,6 +61,7 @@ class CpuLoader:
         self._epoch = 0
         self._num_threads = settings.num_threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None
+        self._buffers = BatchBuffers(num_kept=_BATCHES_AHEAD + 2)
 
     def __len__(self) -> int:
         return num_rank_batches(self._source.num_samples, self._settings)
@@ -60,6 +72,7 @@ class CpuLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._epoch
+        load_kernel()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="limla-loader")
         pool = self._pool
@@ -68,9 +81,9 @@ class CpuLoader:
             for indices in rank_batches(self._source.num_samples, self._settings, epoch):
                 waiting.append(self._start(pool, indices, epoch))
                 if len(waiting) > _BATCHES_AHEAD:
-                    yield self._finish(waiting.popleft())
+                    yield self._finish(waiting)
             while waiting:
-                yield self._finish(waiting.popleft())
+                yield self._finish(waiting)
         finally:
             # a pass that is left early: nothing may go on reading the shards behind the caller's back
             tasks = [task for pending in waiting for task in pending.tasks]
@@ -85,6 +98,7 @@ class CpuLoader:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        self._buffers.clear()
         self._source.close()
 
     def _start(self, pool: ThreadPoolExecutor, indices: npt.NDArray[np.int64], epoch: int) -> _Pending:
@@ -92,7 +106,7 @@ class CpuLoader:
         images = planes = None
         if preprocessing.resize == "crop":
             side = preprocessing.image_size
-            images = torch.empty((len(indices), 3, side, side), dtype=torch.float32)
+            images = self._buffers.take((len(indices), 3, side, side))
             planes = images.numpy()
         step = max(1, len(indices) // (_TASKS_PER_THREAD * self._num_threads))
         return _Pending(
@@ -106,40 +120,45 @@ class CpuLoader:
     def _load(
         self,
         indices: npt.NDArray[np.int64],
-        planes: npt.NDArray[np.float32] | None,
+        batch: npt.NDArray[np.float32] | None,
         first: int,
         epoch: int,
-    ) -> list[tuple[Record, Image | None]]:
-        """Decode samples; write them into `planes` from `first` on, or return them where sizes are not known."""
+    ) -> list[_Sample]:
+        """Load samples into `batch` (n, 3, S, S) from `first` on, or return them where sizes are not known."""
         settings = self._settings
-        done: list[tuple[Record, Image | None]] = []
+        done: list[_Sample] = []
         for slot, index in enumerate(indices.tolist(), start=first):
             record = self._source.read(index)
             image = _decode(record)
+            height, width = image.shape[:2]
+            planes = np.empty((3, height, width), np.float32) if batch is None else batch[slot]
             if settings.augment:
-                height, width = image.shape[:2]
                 region = random_region(height, width, settings.seed, epoch, index)
-                shape = (height, width) if planes is None else (planes.shape[2], planes.shape[3])
-                image = region_window(image, region, shape)
-            elif planes is not None:
-                image = center_window(image, settings.preprocessing)
-            if planes is None:
-                done.append((record, image))
+                region_planes(image, region, planes)
+            elif batch is None:
+                to_planes(image, planes)
             else:
-                to_planes(image, planes[slot])
-                done.append((record, None))
+                center_planes(image, settings.preprocessing, planes)
+            done.append(_Sample(record.key, record.label, planes if batch is None else None))
         return done
 
-    def _finish(self, pending: _Pending) -> Batch:
-        done = [sample for task in pending.tasks for sample in task.result()]
-        records = [record for record, _ in done]
-        images = pending.images
-        if images is None:
-            images = _stack([(record, image) for record, image in done if image is not None])
-        labels = torch.tensor([record.label for record in records], dtype=torch.int64)
-        keys = tuple(record.key for record in records)
+    def _finish(self, waiting: deque[_Pending]) -> Batch:
+        """The first batch of `waiting`, which it leaves only when all its tasks have ended."""
+        pending = waiting[0]
+        samples = [sample for task in pending.tasks for sample in task.result()]
+        waiting.popleft()
+        images = self._stack(samples) if pending.images is None else pending.images
+        labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         device = self._settings.device
-        return Batch(keys, images.to(device), labels.to(device))
+        return Batch(tuple(sample.key for sample in samples), images.to(device), labels.to(device))
+
+    def _stack(self, samples: list[_Sample]) -> torch.Tensor:
+        """Images of one size as (n, 3, H, W) float32; raises `DataError` naming two that differ."""
+        planes = [sample.planes for sample in samples if sample.planes is not None]
+        check_one_size([(sample.key, *image.shape[1:]) for sample, image in zip(samples, planes, strict=True)])
+        images = self._buffers.take((len(planes), *planes[0].shape))
+        np.stack(planes, out=images.numpy())
+        return images
 
 
 def _decode(record: Record) -> Image:
@@ -147,13 +166,3 @@ def _decode(record: Record) -> Image:
         return decode_image(record.image, record.extension)
     except DataError as error:
         raise DataError(f"{record.tar_path}: sample '{record.key}': {error}") from error
-
-
-def _stack(samples: list[tuple[Record, Image]]) -> torch.Tensor:
-    """Images of one size as (n, 3, H, W) float32; raises `DataError` naming two that differ."""
-    _, image = samples[0]
-    check_one_size([(record.key, pixels.shape[0], pixels.shape[1]) for record, pixels in samples])
-    images = torch.empty((len(samples), 3, *image.shape[:2]), dtype=torch.float32)
-    for planes, (_, pixels) in zip(images.numpy(), samples, strict=True):
-        to_planes(pixels, planes)
-    return images

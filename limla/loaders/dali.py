@@ -29,14 +29,12 @@ from limla.codecs.decoding import decode_image
 from limla.errors import DataError, SettingsError
 from limla.loaders.base import LoaderSettings
 from limla.loaders.geometry import (
-    center_window,
     check_one_size,
     random_region,
-    region_window,
-    to_planes,
     touches_border,
 )
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
+from limla.loaders.resizing import center_planes, region_planes
 from limla.loaders.source import ShardSource
 from limla.shards import index_path
 from limla.storage import AnyPath, is_remote, read_bytes
@@ -67,8 +65,8 @@ class _Plan:
         feed: encoded samples come through `external_source` (training, copies of remote shards) instead of DALI's
             own reader.
         regions: the crops are fed too (augmentation); else the centre crop is computed in the pipeline.
-        resize: DALI resizes. It continues the image beyond its border where torch and Pillow leave the border
-            out, so a centre crop that reaches the border is resized by torch instead, as is augmentation at
+        resize: DALI resizes. It continues the image beyond its border where Pillow leaves the border out, so a
+            centre crop that reaches the border is resized by the cpu loader's kernel, as is augmentation at
             the image's own size.
         scale: DALI gives (3, H, W) float32; else the decoded image.
     """
@@ -339,7 +337,7 @@ class DaliLoader:
     def _tensor(self, images: Any, keys: list[str], indices: npt.NDArray[np.int64], epoch: int) -> torch.Tensor:
         """DALI's images as a torch tensor (n, 3, H, W) float32 on the device; nothing else writes to its memory."""
         if not self._plan.scale:
-            return self._resized_by_torch(images, keys, indices, epoch)
+            return self._resized_here(images, keys, indices, epoch)
         if self._settings.preprocessing.resize == "none":
             shapes = images.shape()[: len(keys)]
             check_one_size([(key, shape[1], shape[2]) for key, shape in zip(keys, shapes, strict=True)])
@@ -351,26 +349,23 @@ class DaliLoader:
         np.copyto(batch.numpy(), np.asarray(dense))
         return batch[: len(keys)]
 
-    def _resized_by_torch(
+    def _resized_here(
         self, images: Any, keys: list[str], indices: npt.NDArray[np.int64], epoch: int
     ) -> torch.Tensor:
         settings = self._settings
         if self._device.type == "cuda":
             images = images.as_cpu()
-        windows = []
-        for slot, index in enumerate(indices.tolist()):
-            image = np.array(images.at(slot))
+        pixels = [np.array(images.at(slot)) for slot in range(len(keys))]
+        side = settings.preprocessing.image_size
+        shapes = [(image.shape[0], image.shape[1]) if settings.augment else (side, side) for image in pixels]
+        check_one_size([(key, height, width) for key, (height, width) in zip(keys, shapes, strict=True)])
+        height, width = shapes[0]
+        batch = torch.empty((len(pixels), 3, height, width), dtype=torch.float32)
+        for image, index, planes in zip(pixels, indices.tolist(), batch.numpy(), strict=True):
             if settings.augment:
-                height, width, _ = image.shape
-                region = random_region(height, width, settings.seed, epoch, index)
-                image = region_window(image, region, (height, width))
+                region_planes(image, random_region(height, width, settings.seed, epoch, index), planes)
             else:
-                image = center_window(image, settings.preprocessing)
-            windows.append(image)
-        check_one_size([(key, *window.shape[:2]) for key, window in zip(keys, windows, strict=True)])
-        batch = torch.empty((len(windows), 3, *windows[0].shape[:2]), dtype=torch.float32)
-        for planes, window in zip(batch.numpy(), windows, strict=True):
-            to_planes(window, planes)
+                center_planes(image, settings.preprocessing, planes)
         return batch.to(self._device)
 
     def _explain(self, error: Exception, waiting: list[npt.NDArray[np.int64]]) -> DataError | None:

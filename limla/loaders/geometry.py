@@ -1,8 +1,7 @@
 """Where crops lie and how they are resized; torchvision's rules, so that results compare with its users'.
 
 A "window" is the square that a model sees, in the coordinates of the resized image; a "region" is a rectangle
-of the decoded image. The resize is antialiased bilinear (a triangle filter as wide as the scale), rounded to
-8 bits, as Pillow and torchvision do on 8-bit images.
+of the decoded image. How pixels are resized is in `limla.loaders.resizing`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from limla.errors import DataError
 from limla.types import Image, Preprocessing
@@ -51,53 +49,8 @@ def touches_border(preprocessing: Preprocessing) -> bool:
     return preprocessing.resize_shorter - preprocessing.image_size < 2
 
 
-def center_window(image: Image, preprocessing: Preprocessing) -> Image:
-    """Resize the shorter side and take the centre crop of an (H, W, 3) image, as torchvision does.
-
-    Rows and columns beyond the crop's far edges are not computed: the scale is given, so that this is exact.
-    """
-    height, width = image.shape[:2]
-    side = preprocessing.image_size
-    new_height, new_width = resized_shape(height, width, preprocessing.resize_shorter)
-    top, left = crop_start(new_height, side), crop_start(new_width, side)
-    resized = torch.ops.aten._upsample_bilinear2d_aa(
-        _as_nchw(image),
-        [_num_lines(height, new_height, top + side), _num_lines(width, new_width, left + side)],
-        False,
-        new_height / height,
-        new_width / width,
-    )
-    return resized[0].permute(1, 2, 0).numpy()[top : top + side, left : left + side]
-
-
-def _num_lines(length: int, new_length: int, end: int) -> int:
-    """How many output lines to compute for the first `end` of `new_length`.
-
-    torch takes equal input and output lengths for "no resize", whatever the scale says: one line more, then.
-    """
-    return end + 1 if end == length and length != new_length else end
-
-
-def _as_nchw(image: Image) -> torch.Tensor:
-    """A (1, 3, H, W) channels-last view, the layout of torch's 8-bit resize.
-
-    The resize itself is single-threaded; a copy into this layout by torch would not be, and its threads
-    would fight with the loader's.
-    """
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-
-
-def region_window(image: Image, region: Region, shape: tuple[int, int]) -> Image:
-    """Cut a region, resize it to (*shape, 3) and mirror it if it says so."""
-    part = image[region.top : region.top + region.height, region.left : region.left + region.width]
-    if part.shape[:2] != shape:
-        resized = torch.ops.aten._upsample_bilinear2d_aa(_as_nchw(part), list(shape), False, None, None)
-        part = resized[0].permute(1, 2, 0).numpy()
-    return part[:, ::-1] if region.flip else part
-
-
 def to_planes(image: Image, planes: npt.NDArray[np.float32]) -> None:
-    """Write an (H, W, 3) uint8 image into (3, H, W) float32 planes as value / 255.
+    """Write an (H, W, 3) uint8 image, at its own size, into (3, H, W) float32 planes as value / 255.
 
     By numpy: torch would start its own threads in each loader thread, and `torch.set_num_threads(1)` there
     would also hold for threads that others start later.

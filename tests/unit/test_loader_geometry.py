@@ -1,44 +1,25 @@
-"""Crops and resizes are torchvision's."""
+"""Crops are torchvision's; the resize is tested in test_loader_resizing.py."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from limla.errors import DataError
 from limla.loaders.geometry import (
-    Region,
-    center_window,
     check_one_size,
     random_region,
-    region_window,
     resized_shape,
     to_planes,
 )
-from limla.types import Preprocessing
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 96), st.integers(0, 30))
-# a crop that ends where the image does, at another scale: torch would take it for "no resize"
-@example(253, 284, 224, 32)
-@example(245, 70, 64, 9)
-@example(240, 240, 224, 32)
-def test_center_window_is_torchvisions(height: int, width: int, side: int, margin: int) -> None:
-    image = noise(height, width)
-    preprocessing = Preprocessing(image_size=side, resize_shorter=side + margin)
-    transform = v2.Compose([v2.Resize(side + margin, antialias=True), v2.CenterCrop(side)])
-    expected = transform(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    assert np.array_equal(center_window(image, preprocessing), expected)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 600))
@@ -49,17 +30,6 @@ def test_resized_shape_is_torchvisions(height: int, width: int, shorter: int) ->
         else (int(shorter * height / width), shorter)
     )
     assert resized_shape(height, width, shorter) == expected
-
-
-def test_region_window_is_torchvisions_resized_crop() -> None:
-    image = noise(90, 130)
-    for flip in (False, True):
-        region = Region(top=11, left=20, height=50, width=77, flip=flip)
-        expected = functional.resized_crop(
-            torch.from_numpy(image).permute(2, 0, 1), 11, 20, 50, 77, [32, 32], antialias=True
-        )
-        expected = expected.flip(-1) if flip else expected
-        assert np.array_equal(region_window(image, region, (32, 32)), expected.permute(1, 2, 0).numpy())
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 50))
