@@ -35,6 +35,8 @@ TEMPORARY_SUFFIX = ".limla-tmp"
 """Files with this suffix are unfinished."""
 _PART_BYTES = 5 << 20
 """Of an upload in parts: S3's least, as each open file holds one or two of them in memory."""
+_BUFFER_BYTES = 6 << 20
+"""Gathered before a part is sent: what is flushed stops short by up to one write, and must not be too little."""
 _RANGE_BYTES = 8 << 20
 """Of one request of a download."""
 _RANGES_AHEAD = 4
@@ -43,6 +45,7 @@ _AT_ONCE = 16
 _WHOLE_ON_CLOSE = ("s3", "s3a", "gs", "gcs", "abfs", "az")
 """Stores where an object appears when its upload is completed; elsewhere a finished file is renamed."""
 _LOCAL = ("file", "local")
+_KNOWN = ("s3", "gs", "abfs", "hdfs", "sftp", "file")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _NETWORK_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "requests", "urllib3", "azure")
 
@@ -75,7 +78,7 @@ def open_folder(text: str | AnyPath) -> AnyPath:
     protocol = text.split("://", 1)[0]
     if protocol not in fsspec.available_protocols():
         raise UnknownNameError(
-            f"'{text}': unknown protocol '{protocol}'; known: {', '.join(sorted(fsspec.available_protocols()))}"
+            f"'{text}': unknown protocol '{protocol}'; known: {', '.join(_KNOWN)} and the others of fsspec"
         )
     try:
         kind = fsspec.get_filesystem_class(protocol)
@@ -324,7 +327,7 @@ def upload(path: UPath) -> Iterator[BinaryIO]:
         if not atomic:
             path.fs.makedirs(path.parent.path, exist_ok=True)
         raw = _Upload(path.fs.open(target.path, "wb", block_size=_PART_BYTES))
-        buffered = io.BufferedWriter(raw, _PART_BYTES)
+        buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
         try:
             yield buffered
             buffered.flush()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +15,16 @@ import torch
 from click.testing import CliRunner, Result
 
 from limla.cli import limla
+from limla.files import atomic_open
 from limla.manifest import list_variants
-from limla.storage import AnyPath, listing, read_bytes
+from limla.results import read_predictions
+from limla.storage import AnyPath, exists, listing, read_bytes
 from tests.object_store import Store, running_store
 
 
-def type_in(*words: object) -> Result:
+def type_in(*words: object, env: dict[str, str] | None = None) -> Result:
     """Run one `limla` command line in this process."""
-    return CliRunner().invoke(limla, [str(word) for word in words])
+    return CliRunner().invoke(limla, [str(word) for word in words], env=env)
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +202,230 @@ def test_dali_reads_s3_itself(
     assert _evaluate(remote, checkpoint, tmp_path / "remote", "dali", "--no-verify") == expected
     assert [line for line in store.requests()[mark:] if line.startswith("GET") and ".tar" in line]
     assert not (tmp_path / "cache").exists(), "DALI reads the store itself"
+
+
+def test_a_changed_object_is_named_and_not_evaluated(remote: AnyPath, checkpoint: Path, tmp_path: Path) -> None:
+    path = remote / "jpeg-q10" / "test-000001.tar"
+    whole = read_bytes(path)
+    words = (
+        *("evaluate", "--checkpoint", checkpoint, "--data-dir", remote, "--quality", 10, "--loader", "cpu"),
+        *("--device", "cpu", "--output-dir", tmp_path / "rows"),
+    )
+    environment = {"LIMLA_CACHE_DIR": str(tmp_path / "cache")}
+    try:
+        for damaged, message in (
+            (whole[:700] + bytes([whole[700] ^ 1]) + whole[701:], "altered since it was made"),
+            (whole[:-512], "truncated or altered"),
+        ):
+            path.write_bytes(damaged)
+            # also without --verify: what comes over the network is always hashed
+            for more in ((), ("--no-verify",)):
+                done = type_in(*words, *more, env=environment)
+                assert done.exit_code == 2, done.output
+                assert f"{path}: " in done.stderr
+                assert message in done.stderr
+        path.unlink()
+        done = type_in(*words, env=environment)
+        assert done.exit_code == 2
+        assert f"{path}: missing" in done.stderr
+    finally:
+        path.write_bytes(whole)
+    assert not (tmp_path / "rows" / "predictions").exists()
+    assert not list((tmp_path / "cache").glob("*.limla-tmp"))
+
+
+def test_killed_reencoding_goes_on_and_never_shows_half_a_shard(
+    remote: AnyPath, local: Path, store: Store, tmp_path: Path
+) -> None:
+    words = ("reencode", "--quality", "30,70", "--measure", "none", "--workers", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "limla", *words, str(remote)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    mark = len(store.requests())
+    try:
+        wait_for(lambda: any("q30" in line and ".part.json" in line for line in store.requests()[mark:]))
+    finally:
+        process.kill()
+        process.wait()
+    assert not exists(remote / "jpeg-q30" / "manifest.json")
+    assert type_in(*words, local).exit_code == 0
+    sizes = listing(local / "jpeg-q30")
+    there = {name: size for name, size in listing(remote / "jpeg-q30").items() if name.endswith(".tar")}
+    assert there.items() <= sizes.items(), "every shard that can be seen is whole"
+    done = type_in(*words, remote)
+    assert done.exit_code == 0, done.output
+    assert files(remote) == files(local)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Return when `condition` holds; fail when it does not within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_killed_upload_in_parts_shows_nothing(store: Store) -> None:
+    path = store.folder("parts") / "test-000000.tar"
+    script = (
+        "import sys\nfrom limla.storage import open_folder\nfrom limla.files import atomic_open\n"
+        "with atomic_open(open_folder(sys.argv[1]) / 'test-000000.tar') as file:\n"
+        "    for _ in range(17):\n        file.write(bytes(1_000_000))\n    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(path.parent)], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: any("partNumber=2" in line for line in store.requests()))
+        assert not exists(path)
+    finally:
+        process.kill()
+        process.communicate()
+    assert not exists(path)
+    assert store.uploads() == ["parts/test-000000.tar"], "invisible, until a lifecycle rule removes it"
+    write_in_pieces(path, 17, b"x")
+    assert read_bytes(path) == b"x" * 17_000_000
+
+
+def write_in_pieces(path: AnyPath, num_pieces: int, fill: bytes, error: BaseException | None = None) -> None:
+    """Write pieces of a million bytes, then raise `error`."""
+    with atomic_open(path) as file:
+        for _ in range(num_pieces):
+            file.write(fill * 1_000_000)
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("num_pieces", [1, 17])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("disk")])
+def test_an_error_while_writing_publishes_nothing(store: Store, num_pieces: int, error: BaseException) -> None:
+    path = store.folder("failed") / "object"
+    before = store.uploads()
+    with pytest.raises(type(error)):
+        write_in_pieces(path, num_pieces, b"x", error)
+    gc.collect()
+    assert not exists(path)
+    assert store.uploads() == before, "the upload in parts was given up"
+
+
+def test_processes_that_need_one_shard_fetch_it_once(remote: AnyPath, store: Store, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom limla.cache import fetch\nfrom limla.manifest import read_manifest\n"
+        "from limla.storage import open_folder\nfolder = open_folder(sys.argv[1])\n"
+        "shard = read_manifest(folder).shards[0]\nprint(fetch(folder / shard.name, shard).path)\n"
+    )
+    environment = {**os.environ, "LIMLA_CACHE_DIR": str(tmp_path)}
+    mark = len(store.requests())
+    words = [sys.executable, "-c", script, str(remote / "source")]
+    processes = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    paths = {process.communicate()[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(paths) == 1
+    assert len([line for line in store.requests()[mark:] if line.startswith("GET") and ".tar" in line]) == 1
+
+
+def test_a_study_may_keep_its_shards_in_the_store(store: Store, tmp_path: Path) -> None:
+    assert type_in("calibration", tmp_path / "photos", "--images", 6, "--image-size", 32).exit_code == 0
+    (tmp_path / "study.toml").write_text(
+        """
+        raw = "photos"
+        data_dir = "s3://bucket/study/calibration"
+        output_dir = "out"
+        qualities = [20]
+        measure = 4
+        models = ["compact"]
+        train = ["source"]
+        image_size = 32
+        resize = "none"
+        loader = "cpu"
+        device = "cpu"
+        split = { train = 0.5, val = 0.25, test = 0.25 }
+        training = { epochs = 1, batch_size = 16 }
+        evaluation = { attacks = ["fgsm"], batch_size = 8 }
+        """,
+        encoding="utf-8",
+    )
+    done = type_in("run", tmp_path / "study.toml")
+    assert done.exit_code == 0, done.output
+    assert list_variants(store.folder("study/calibration")) == ["source", "jpeg-q20"]
+    assert {condition.dataset for condition, _ in read_predictions(tmp_path / "out" / "results")} == {
+        "calibration"
+    }
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "bits per pixel" in page
+    assert not (tmp_path / "s3:").exists()
+    report = tmp_path / "by-hand.html"
+    done = type_in(
+        "report",
+        tmp_path / "out" / "results",
+        "--data-dir",
+        "s3://bucket/study/calibration",
+        "--output",
+        report,
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "encoding.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("verify", "s3://no-such-bucket/flowers"), "there is no bucket 'no-such-bucket'"),
+        (("verify", "s3://bucket/absent"), "no shards there"),
+        (("reencode", "s3://bucket/absent", "--quality", "5"), "no such shard folder"),
+        (("reencode", "s3://no-such-bucket/absent", "--quality", "5"), "there is no bucket"),
+        (("train", "--data-dir", "s3://bucket/absent", "--output-dir", "out"), "no such shard folder"),
+        (("export", "s3://bucket/absent", "out"), "no complete shard folder"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    words: tuple[str, ...], message: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = type_in(*words)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_packing_does_not_make_a_bucket(store: Store, photo_folder: Path) -> None:
+    done = type_in("pack", photo_folder, "s3://mistyped/photos")
+    assert done.exit_code == 2, done.output
+    assert "there is no bucket 'mistyped'" in done.stderr
+    assert not [line for line in store.requests() if line.startswith("PUT /mistyped")]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "credentials", "message"),
+    [
+        ("http://127.0.0.1:9", "given", "cannot be reached"),
+        ("http://nowhere.invalid:9", "given", "cannot be reached"),
+        (None, "missing", "access refused (Unable to locate credentials)"),
+    ],
+)
+def test_a_store_that_does_not_answer_is_one_line(
+    endpoint: str | None,
+    credentials: str,
+    message: str,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from s3fs import S3FileSystem
+
+    if endpoint is not None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    if credentials == "missing":
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    S3FileSystem.clear_instance_cache()
+    started = time.monotonic()
+    done = type_in("verify", "s3://bucket/photos")
+    S3FileSystem.clear_instance_cache()
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert time.monotonic() - started < 20
