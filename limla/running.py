@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limla.engines import build_engine
 from limla.errors import DataError, SettingsError
 from limla.manifest import SOURCE, read_manifest, variant_name
 from limla.progress import SILENT, Progress
 from limla.study import Study
 
 if TYPE_CHECKING:
+    from limla.engines.base import Engine
     from limla.evaluation import EvaluateSettings
     from limla.packing import PackSettings
     from limla.reencoding import ReencodeSettings
@@ -66,6 +68,7 @@ def run(study: Study, progress: Progress = SILENT) -> RunResult:
     """
     stages = stage_settings(study)
     _check(study, stages)
+    engine = build_engine(study.engine, None, study.master)
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -75,11 +78,11 @@ def run(study: Study, progress: Progress = SILENT) -> RunResult:
         seconds[stage] = time.monotonic() - started
 
     with timed("pack"):
-        _pack(study, stages.pack, progress)
+        _pack(study, stages.pack, progress, engine)
     with timed("reencode"):
         from limla.reencoding import reencode
 
-        reencode(study.data_dir, stages.reencode, progress)
+        reencode(study.data_dir, stages.reencode, progress, engine)
     with timed("train"):
         checkpoints = _train(stages.train, progress)
     with timed("evaluate"):
@@ -239,12 +242,12 @@ def _check_models(study: Study, num_classes: int) -> None:
             build_model(name, num_classes, plan.weights, plan.freeze_backbone, image_size=image_size)
 
 
-def _pack(study: Study, settings: PackSettings, progress: Progress) -> None:
+def _pack(study: Study, settings: PackSettings, progress: Progress, engine: Engine) -> None:
     from limla.packing import pack
 
     if study.raw is None:
         return
-    manifest = pack(study.raw, study.data_dir, settings, progress).manifest
+    manifest = pack(study.raw, study.data_dir, settings, progress, engine).manifest
     # once more: quarantined files may have been all there were
     _check_splits(study, manifest.splits(), manifest.settings["layout"] == "split folders")
 

@@ -13,7 +13,7 @@ from pydantic import PlainValidator
 
 from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
-from limla.registry import ATTACKS, CODECS, LOADERS
+from limla.registry import ATTACKS, CODECS, ENGINES, LOADERS
 from limla.storage import AnyPath, is_url, open_folder
 from limla.types import Preprocessing
 
@@ -97,6 +97,7 @@ class Study:
         test: what to test on; empty means "source" and each of `qualities`.
         image_size, resize: see `Preprocessing`.
         loader, device: see `limla evaluate`.
+        engine, master: where photos are packed and re-encoded, see `limla pack`.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -116,6 +117,8 @@ class Study:
     resize: Literal["crop", "none"] = "crop"
     loader: str = "auto"
     device: str = "auto"
+    engine: str = "local"
+    master: str | None = None
     split: SplitPlan = field(default_factory=SplitPlan)
     training: TrainingPlan = field(default_factory=TrainingPlan)
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
@@ -128,6 +131,7 @@ class Study:
             ATTACKS.check(attack)
         if self.loader != "auto":
             LOADERS.check(self.loader)
+        ENGINES.check(self.engine)
         if not self.models or not self.seeds or not self.qualities:
             raise SettingsError("models, seeds and qualities must each name at least one")
         self._check_qualities_named()

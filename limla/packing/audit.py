@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from limla.packing.folder import Packed
-from limla.statistics import cramers_v
 
 MIN_ASSOCIATION = 0.1
 """Cramér's V from which a warning is given: Cohen's "small" effect."""
@@ -91,6 +90,9 @@ class Audit:
             "chroma subsampling": self._subsampling,
             "file format": self._formats,
         }
+        # scipy takes half a second to import, and those who pack shards on a cluster do not need it
+        from limla.statistics import cramers_v
+
         found: dict[str, dict[str, float]] = {}
         for name, counters in tables.items():
             strength, p_value = cramers_v(_contingency(counters))

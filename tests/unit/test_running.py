@@ -39,6 +39,7 @@ def study_of(photos: Path, folder: Path, **change: Any) -> Any:
         ({"subsampling": "999"}, "999"),
         ({"measure": -5}, "measure -5: choose"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
+        ({"master": "local[2]"}, "engine 'local' takes no master (local[2])"),
         ({"split": {"train": 0.9, "val": 0.1, "test": 0.1}}, "make 1.1: choose fractions that sum to 1"),
         (
             {"split": {"train": 0.9, "val": 0.0, "test": 0.1}},

@@ -45,6 +45,7 @@ def test_a_list_in_train_is_a_mix_and_eps_may_be_a_fraction() -> None:
         ({"training": {"epochs": "many"}}, "'training.epochs' is 'many'"),
         ({"codec": "jpg"}, "unknown codec 'jpg'; known: jpeg"),
         ({"loader": "dally"}, "unknown loader 'dally'"),
+        ({"engine": "sprak"}, "unknown engine 'sprak'; known: local, spark. Did you mean 'spark'?"),
         ({"measure": "some"}, "'measure' is 'some': expected a number of images"),
         ({"image_size": 0}, "image size 0 is out of range"),
         ({"resize": "squash"}, "'resize' is 'squash'"),
