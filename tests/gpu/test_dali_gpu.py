@@ -117,3 +117,43 @@ def test_images_at_their_own_size(tmp_path: Path) -> None:
         batches = load("dali", folder, device="cuda", preprocessing=own, batch_size=3, **changes)
         assert [tuple(batch.images.shape) for batch in batches] == [(3, 3, 32, 48), (2, 3, 32, 48)]
         assert all(batch.images.is_cuda for batch in batches)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_hardware_and_cuda_decoders_are_near_the_cpus(share: float, tmp_path: Path, record_property) -> None:
+    """JPEGs only, at their own size: decoding alone, by the hardware decoder (where there is one), CUDA, or both."""
+    from limla.loaders.dali import DaliLoader
+    from limla.loaders.source import open_source
+
+    samples = [member(number, 240, 320) for number in range(16)]
+    folder = write_variant(tmp_path / "source", {"test": [samples]}).folder
+    settings = LoaderSettings(Preprocessing(resize="none"), batch_size=8, device="cuda")
+    with closing(DaliLoader(open_source([folder], "test"), settings, share)) as loader:
+        assert loader.decoder == f"dali-gpu-hw{share:g}", "another share is another condition"
+        gpu = torch.cat([batch.images.cpu() for batch in loader])
+    cpu = torch.cat([batch.images for batch in load("cpu", folder, preprocessing=settings.preprocessing)])
+    difference = (gpu - cpu).abs()
+    record_property("mean_difference_levels", 255 * float(difference.mean()))
+    record_property("max_difference_levels", 255 * float(difference.max()))
+    assert difference.mean(dim=(1, 2, 3)).max() <= MEAN_TOLERANCE
+    assert difference.max() <= MAX_TOLERANCE
+
+
+def test_batches_survive_later_ones_while_the_gpu_is_busy(folder: Path) -> None:
+    """torch takes DALI's memory as it is: it must not be used again while a batch, or work on it, lives."""
+    settings = LoaderSettings(batch_size=4, device="cuda")
+    with closing(open_loader("dali", [folder], "test", settings)) as loader:
+        expected = [batch.images.clone().cpu() for batch in loader]
+        sums = []
+        kept = []
+        for batch in loader:
+            weights = torch.rand(1024, 1024, device="cuda")
+            for _ in range(20):  # the stream lags behind the loader
+                weights = weights @ weights / 512
+            sums.append(batch.images.sum(dim=(1, 2, 3)) + 0 * weights[0, 0])
+            kept.append(batch.images)
+            del batch
+        torch.cuda.synchronize()
+    for images, total, before in zip(kept, sums, expected, strict=True):
+        assert torch.equal(images.cpu(), before)
+        assert torch.allclose(total.cpu(), before.sum(dim=(1, 2, 3)), rtol=1e-4)
