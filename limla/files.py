@@ -92,7 +92,7 @@ def file_sha256(path: Path) -> str:
 def remove_unfinished(folder: AnyPath) -> int:
     """Remove what a killed run left half-written in `folder` (not below it); returns how many files.
 
-    In S3, GCS and Azure such a thing has no name: a lifecycle rule of the bucket removes it.
+    In S3 and GCS such a thing has no name: a lifecycle rule of the bucket removes it.
     """
     if is_remote(folder) and storage.is_whole_on_close(folder):
         return 0

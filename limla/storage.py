@@ -42,7 +42,7 @@ _RANGE_BYTES = 8 << 20
 _RANGES_AHEAD = 4
 _AT_ONCE = 16
 """Small objects asked for together."""
-_WHOLE_ON_CLOSE = ("s3", "s3a", "gs", "gcs", "abfs", "az")
+_WHOLE_ON_CLOSE = ("s3", "s3a", "gs", "gcs")
 """Stores where an object appears when its upload is completed; elsewhere a finished file is renamed."""
 _LOCAL = ("file", "local")
 _KNOWN = ("s3", "gs", "abfs", "hdfs", "sftp", "file")
@@ -284,7 +284,9 @@ def _cat(path: UPath, start: int, end: int | None) -> bytes:
     try:
         data = path.fs.cat_file(path.path, start=start, end=end)
     except OSError as error:
-        if error.errno == errno.EINVAL and "range" in str(error).lower():  # HTTP 416: it ends before, or is empty
+        if (
+            error.errno == errno.EINVAL and "range" in str(error).lower()
+        ):  # HTTP 416: it ends before, or is empty
             return b""
         raise
     assert isinstance(data, bytes)
@@ -335,7 +337,7 @@ def upload(path: UPath) -> Iterator[BinaryIO]:
             if not atomic:
                 _rename(target, path)
         except BaseException:
-            raw.discard()
+            raw.give_up(published_on_close=atomic)
             if not atomic and path.fs.exists(target.path):
                 path.fs.rm(target.path)
             raise
@@ -355,8 +357,8 @@ def _upload_threads() -> ThreadPoolExecutor:
 class _Upload(io.RawIOBase):
     """The raw side of an upload: one block at a time is on its way, in another thread.
 
-    fsspec's files publish what they hold when they are closed, also by the garbage collector: after an error
-    `discard` must come before that.
+    fsspec's files of object stores publish what they hold when they are closed, also by the garbage collector: after
+    an error `give_up` must come before that.
     """
 
     def __init__(self, file: Any) -> None:
@@ -364,7 +366,7 @@ class _Upload(io.RawIOBase):
         self._file = file
         self._sending: Future[Any] | None = None
         self._num_bytes = 0
-        self._discarded = False
+        self._given_up = False
 
     def writable(self) -> bool:
         return True
@@ -374,7 +376,7 @@ class _Upload(io.RawIOBase):
 
     def write(self, data: Buffer, /) -> int:
         block = bytes(data)
-        if not self._discarded:  # else what is left in the buffer above is being thrown away
+        if not self._given_up:  # else what is left in the buffer above is being thrown away
             self._wait()
             self._sending = _upload_threads().submit(self._file.write, block)
         self._num_bytes += len(block)
@@ -389,14 +391,19 @@ class _Upload(io.RawIOBase):
         self._wait()
         self._file.close()
 
-    def discard(self) -> None:
-        if self._discarded:
+    def give_up(self, published_on_close: bool) -> None:
+        """Let go of the file; one that closing would publish is thrown away instead."""
+        if self._given_up:
             return
-        self._discarded = True
+        self._given_up = True
         sending, self._sending = self._sending, None
         try:
             if sending is not None:
                 sending.exception()  # the error that counts is the one being raised
-            self._file.discard()
+            if published_on_close:
+                self._file.discard()
         finally:
-            self._file.closed = True
+            if published_on_close:
+                self._file.closed = True
+            else:
+                self._file.close()
