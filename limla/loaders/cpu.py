@@ -18,7 +18,7 @@ from limla.loaders.base import LoaderSettings
 from limla.loaders.buffers import BatchBuffers
 from limla.loaders.geometry import check_one_size, random_region, to_planes
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
-from limla.loaders.resizing import Planes, center_planes, load_kernel, region_planes
+from limla.loaders.resizing import Planes, center_planes, load_kernels, region_planes
 from limla.loaders.source import Record, ShardSource
 from limla.types import Batch, Image
 
@@ -72,7 +72,7 @@ class CpuLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._epoch
-        load_kernel()
+        load_kernels()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="limla-loader")
         pool = self._pool
