@@ -11,6 +11,7 @@ re-encoding, and a float mtime adds a 1 KB PAX header to every member.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import mmap
@@ -40,6 +41,7 @@ _INDEX_VERSION = "v1.2"
 _Path = TypeVar("_Path", bound="Path | UPath")
 
 
+@functools.lru_cache(maxsize=64)  # re-encoding writes a key once for each quality
 def check_key(key: str) -> str:
     """Return `key` if it is a valid sample key, else raise `ValueError`.
 
@@ -61,6 +63,7 @@ _TYPE_AND_MAGIC = b"0".ljust(101, b"\0") + b"ustar\x0000"
 _FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + sum(_TYPE_AND_MAGIC) + 8 * 0x20
 
 
+@functools.lru_cache(maxsize=256)  # and headers of equal name and size
 def _header(name: bytes, num_bytes: int) -> bytes:
     """One USTAR header block: regular file, mode 0644, owner 0, mtime 0."""
     size = b"%011o\0" % num_bytes

@@ -50,7 +50,7 @@ def to_planes(image: Image, across: int, down: int) -> Planes:
     rows, columns = padded_sides(height, width, across)
     shape = rows // down, columns // across
     planes = Planes(np.empty((rows, columns), np.uint8), np.empty(shape, np.uint8), np.empty(shape, np.uint8))
-    colours, sums = np.empty(3 * columns, np.uint8), np.empty(2 * columns, np.uint32)
+    colours, sums = np.empty(3 * columns, np.uint32), np.empty(2 * columns, np.uint32)
     pixels = np.ascontiguousarray(image)
     arrays = (_DITHER, colours, sums, *planes)
     _fill(pixels.ctypes.data, height, width, across, down, *(array.ctypes.data for array in arrays))
@@ -74,7 +74,7 @@ _DITHER = _ordered_dither()
 
 
 @kernel(
-    "uint8*", "int64", "int64", "int64", "int64", "int64*", "uint8*", "uint32*", "uint8*", "uint8*", "uint8*"
+    "uint8*", "int64", "int64", "int64", "int64", "int64*", "uint32*", "uint32*", "uint8*", "uint8*", "uint8*"
 )
 def _fill(
     pixels: Any,
@@ -91,7 +91,8 @@ def _fill(
 ) -> None:
     """Fill the planes from H · W · 3 pixels, one row of chroma at a time, so that all work stays in cache.
 
-    `colours` and `sums` are room for the three colours of a row apart and for its two sums of chroma.
+    `colours` and `sums` are room for the three colours of a row apart (as words: bytes take 1.3 times as long) and
+    for its two sums of chroma.
     """
     eight, across_n, down_n = _N(8), _N(across), _N(down)
     last_row, last_column = _N(height) - _N(1), _N(width) - _N(1)

@@ -434,7 +434,7 @@ def test_the_sample_depends_on_the_seed_and_not_on_the_shards(
         ({"measure": -1}, SettingsError, "choose a number of images from 0, all or none"),
         ({"measure": "some"}, SettingsError, "all or none"),
         ({"workers": 0}, SettingsError, "at least 1"),
-        ({"engine": "spark"}, UnknownNameError, "unknown engine"),
+        ({"engine": "cluster"}, UnknownNameError, "unknown engine"),
     ],
 )
 def test_wrong_settings_are_refused_before_any_work(wrong: dict[str, Any], error: type, message: str) -> None:
