@@ -28,6 +28,10 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/.made
 	$(BIN)/pip install --quiet -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/.made
+	$(BIN)/pip install --quiet -e '.[bench]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.made
 	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
@@ -57,10 +61,9 @@ train: $(VENV)/.installed  ## ARGS="--data-dir shards/flowers --quality 10 …":
 report: $(VENV)/.installed  ## ARGS="results --output report.html": limla report
 	$(BIN)/limla report $(ARGS)
 
-bench: | named $(VENV)/.installed  ## RAW=folder of photos: throughput side by side, JSON in benchmarks/results
-	$(BIN)/python benchmarks/reencode.py --photos "$(RAW)"
-	$(BIN)/python benchmarks/load.py "$(RAW)"
-	$(BIN)/python benchmarks/attacks.py --output benchmarks/results/attacks.json
+bench: | named $(VENV)/.installed-bench  ## RAW=folder of photos: limla beside its limits and peers; docs/benchmarks.md
+	$(BIN)/python benchmarks/compare.py "$(RAW)"
+	$(BIN)/python benchmarks/pages.py
 
 # before anything is installed
 named:

@@ -1,7 +1,7 @@
 """Does a stage's memory grow with the number of images, and its time faster than linearly?
 
 Small generated JPEGs, so that many of them take little time: what a stage keeps per image shows all the more. Each
-stage runs once on 1/20 of the images and once on all of them, in fresh processes whose memory is sampled.
+stage runs on 1/20, on half and on all of the images, in fresh processes whose memory is sampled.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from limla.benchmarking.data import natural_image
 from limla.benchmarking.harness import Contender, ContenderRow, compare
 from limla.benchmarking.passes import Steps
 from limla.benchmarking.stages import make_checkpoint
+from limla.errors import SettingsError
 from limla.manifest import SOURCE
 from limla.progress import Progress
 
@@ -66,7 +67,7 @@ def reencode_stage(data_dir: str, check: bool) -> Steps:
     del check
     settings = ReencodeSettings(qualities=QUALITIES)
     yield 0
-    yield "re-encode", reencode(Path(data_dir), settings).num_images
+    yield "reencode", reencode(Path(data_dir), settings).num_images
     return {}
 
 
@@ -94,7 +95,7 @@ def evaluate_stage(data_dir: str, results_dir: str, check: bool) -> Steps:
     del check
     keep_large_activations()
     checkpoint = Path(data_dir) / "compact.pt"
-    make_checkpoint(checkpoint, Path(data_dir), "compact", SIDE)
+    make_checkpoint(checkpoint, Path(data_dir), "compact", SIDE, SPLIT)
     settings = EvaluateSettings(
         data_dir=Path(data_dir), results_dir=Path(results_dir), checkpoints=(checkpoint,), split=SPLIT
     )
@@ -105,36 +106,36 @@ def evaluate_stage(data_dir: str, results_dir: str, check: bool) -> Steps:
 
 @dataclass(frozen=True)
 class GrowthRow:
-    """One stage on few and on many images; memory in MB (10^6 bytes), see `limla.benchmarking.memory.Memory`.
+    """One stage on 1/20, half and all of the images, each a column of three values.
+
+    Memory is in MB (10^6 bytes), see `limla.benchmarking.memory.Memory`; None where the kernel does not tell.
 
     Attributes:
-        num_few, num_many: images.
-        seconds_few, seconds_many: wall-clock time, imports excluded.
-        seconds_ratio: of an image's time among many to its time among few; 1 is linear growth.
-        peak_memory_mb_few, …_many, peak_memory_ratio: everything resident, mapped shards included.
-        private_mb_few, …_many: what cannot be dropped.
-        private_bytes_per_image: growth of the latter for each image more.
+        seconds: wall-clock time, imports excluded.
+        time_growth: seconds per image of the second half over those from 1/20 to the half: 1 is linear growth.
+        peak_memory_mb: everything resident, mapped shards included; `peak_memory_ratio` is of all to 1/20.
+        private_mb: what the kernel cannot drop; `private_bytes_per_image` is its growth from 1/20 to all.
     """
 
     stage: str
-    num_few: int
-    num_many: int
-    seconds_few: float
-    seconds_many: float
-    seconds_ratio: float
-    peak_memory_mb_few: float | None
-    peak_memory_mb_many: float | None
+    num_images: tuple[int, ...]
+    seconds: tuple[float, ...]
+    time_growth: float
+    peak_memory_mb: tuple[float | None, ...]
     peak_memory_ratio: float | None
-    private_mb_few: float | None
-    private_mb_many: float | None
+    private_mb: tuple[float | None, ...]
     private_bytes_per_image: float | None
 
 
 def measure(num_images: int, progress: Progress) -> list[GrowthRow]:
-    """Every stage on `num_images` // 20 and on `num_images` small images."""
-    few = _measure_one(max(_NUM_CLASSES * 2, num_images // FACTOR), progress)
-    many = _measure_one(num_images, progress)
-    return [_growth(*pair) for pair in zip(few, many, strict=True)]
+    """Every stage on a twentieth, half and all of `num_images` (at least 200) small images."""
+    fewest = FACTOR * _NUM_CLASSES
+    if num_images < fewest:
+        raise SettingsError(f"{num_images} small images are too few to see growth: choose at least {fewest}")
+    sizes = (num_images // FACTOR, num_images // 2, num_images)
+    _measure_one(_NUM_CLASSES, progress)  # what is compiled once on a machine is not a stage's time
+    found = [_measure_one(number, progress) for number in sizes]
+    return [_growth(rows) for rows in zip(*found, strict=True)]
 
 
 def _measure_one(num_images: int, progress: Progress) -> Sequence[ContenderRow]:
@@ -142,34 +143,36 @@ def _measure_one(num_images: int, progress: Progress) -> Sequence[ContenderRow]:
         photos, data_dir, results = (str(Path(folder) / name) for name in ("photos", "small", "results"))
         progress.say(f"generating {num_images} images of {SIDE} × {SIDE} pixels")
         write_small_images(Path(photos), num_images)
+        of_stage: dict[str, dict[str, str]] = {
+            "pack": {"photos": photos, "data_dir": data_dir},
+            "reencode": {"data_dir": data_dir},
+            "load": {"data_dir": data_dir},
+            "evaluate": {"data_dir": data_dir, "results_dir": results},
+        }
         contenders = [
-            Contender("pack", "growth:pack_stage", "", {"photos": photos, "data_dir": data_dir}),
-            Contender("re-encode", "growth:reencode_stage", "", {"data_dir": data_dir}),
-            Contender("load", "growth:load_stage", "", {"data_dir": data_dir}),
-            Contender("evaluate", "growth:evaluate_stage", "", {"data_dir": data_dir, "results_dir": results}),
+            Contender(stage, f"growth:{stage}_stage", "", arguments) for stage, arguments in of_stage.items()
         ]
         return compare(contenders, [], 0, progress=progress, title=f"{num_images} images").contenders
 
 
-def _growth(few: ContenderRow, many: ContenderRow) -> GrowthRow:
-    seconds = [row.num_images / row.images_per_s for row in (few, many)]
-    more = many.num_images - few.num_images
+def _growth(rows: Sequence[ContenderRow]) -> GrowthRow:
+    numbers = [row.num_images for row in rows]
+    seconds = [row.num_images / row.images_per_s for row in rows]
+    early, late = ((seconds[end] - seconds[end - 1]) / (numbers[end] - numbers[end - 1]) for end in (1, 2))
+    peaks = [row.peak_memory_mb for row in rows]
+    private = [row.peak_private_mb for row in rows]
     ratio = per_image = None
-    if few.peak_memory_mb and many.peak_memory_mb:
-        ratio = many.peak_memory_mb / few.peak_memory_mb
-    if few.peak_private_mb is not None and many.peak_private_mb is not None:
-        per_image = 1e6 * (many.peak_private_mb - few.peak_private_mb) / more
+    if peaks[0] is not None and peaks[-1] is not None:
+        ratio = peaks[-1] / peaks[0]
+    if private[0] is not None and private[-1] is not None:
+        per_image = 1e6 * (private[-1] - private[0]) / (numbers[-1] - numbers[0])
     return GrowthRow(
-        stage=few.contender,
-        num_few=few.num_images,
-        num_many=many.num_images,
-        seconds_few=seconds[0],
-        seconds_many=seconds[1],
-        seconds_ratio=few.images_per_s / many.images_per_s,
-        peak_memory_mb_few=few.peak_memory_mb,
-        peak_memory_mb_many=many.peak_memory_mb,
+        stage=rows[0].contender,
+        num_images=tuple(numbers),
+        seconds=tuple(seconds),
+        time_growth=late / early,
+        peak_memory_mb=tuple(peaks),
         peak_memory_ratio=ratio,
-        private_mb_few=few.peak_private_mb,
-        private_mb_many=many.peak_private_mb,
+        private_mb=tuple(private),
         private_bytes_per_image=per_image,
     )

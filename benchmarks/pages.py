@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Make docs/results.md and docs/demo.svg from the JSON files in benchmarks/results; no number is typed by hand.
+"""Make docs/results.md, docs/benchmarks.md and their figures from the JSON files in benchmarks/results.
+
+No number is typed by hand.
 
 python benchmarks/pages.py
 """
@@ -8,11 +10,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+from throughput import machine_line, table, write_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -22,27 +24,12 @@ def _load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def _percent(row: dict[str, Any]) -> str:
     return f"{100 * row['value']:.1f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
 
 
 def _short(variant: str) -> str:
     return variant.removeprefix("jpeg-")
-
-
-def _machine(data: dict[str, Any]) -> str:
-    machine = data["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['cpu']}, {machine['num_cores']} cores, {machine['memory_gib']} GiB, "
-        f"Python {machine['python']}; {versions}; {machine['date']}"
-    )
 
 
 def _conditions(data: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -59,7 +46,7 @@ def _matrix(data: dict[str, Any], metric: str, attack: str, eps: float) -> str:
         if (row["metric"], row["attack"]) == (metric, attack) and abs(row["eps"] - eps) < 1e-9
     }
     body = [[f"trained on {train}", *(found.get((train, test), "–") for test in tests)] for train in trains]
-    return _table(["", *map(_short, tests)], body)
+    return table(["", *map(_short, tests)], body)
 
 
 def _study(name: str, title: str) -> list[str]:
@@ -79,7 +66,7 @@ def _study(name: str, title: str) -> list[str]:
     parts = [
         f"## {title}",
         f"```\n{data['command']}\n```",
-        f"{_machine(data)}.",
+        f"{machine_line(data)}.",
         f"{sum(counts.values())} images ({', '.join(f'{split} {number}' for split, number in counts.items())}); "
         f"model {', '.join(study['models'])}, image size {study['image_size']}, "
         f"seed {', '.join(map(str, study['seeds']))}, "
@@ -90,7 +77,7 @@ def _study(name: str, title: str) -> list[str]:
         "### Images/s of each stage",
         _stages(data),
         "### Rate and distortion",
-        _table(["", "kB per image", "bits per pixel", "PSNR dB", "SSIM", "images measured"], rates),
+        table(["", "kB per image", "bits per pixel", "PSNR dB", "SSIM", "images measured"], rates),
         "### Accuracy in %, 95% Wilson interval; columns: tested on",
         _matrix(data, "accuracy", "none", 0.0),
     ]
@@ -127,7 +114,7 @@ def _stages(data: dict[str, Any]) -> str:
         [f"evaluate, {attack}", f"{statistics.median(values):.0f}", f"median over {len(values)} cells"]
         for attack, values in by_attack.items()
     ]
-    return _table(["", "images/s", ""], rows)
+    return table(["", "images/s", ""], rows)
 
 
 def _demo_figure(path: Path) -> None:
@@ -164,58 +151,21 @@ def _demo_figure(path: Path) -> None:
 
 @click.command()
 def main() -> None:
-    """Write docs/results.md and docs/demo.svg."""
+    """Write docs/results.md, docs/benchmarks.md and their figures."""
     parts = [
         "# Measured results",
         "Made by `python benchmarks/pages.py` from `benchmarks/results/*.json`; "
-        "every JSON names the command that made it.",
+        "every JSON names the command that made it. How fast each stage is beside its peers: "
+        "[benchmarks.md](benchmarks.md).",
         *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
         "Other work ran on the same two cores while these models were trained, so the times of this section are upper "
         "bounds.",
         *_study("demo", "The calibration dataset (`make demo`)"),
-        *_throughput(),
     ]
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     _demo_figure(ROOT / "docs" / "demo.svg")
-    click.echo("written: docs/results.md, docs/demo.svg")
-
-
-def _throughput() -> list[str]:
-    reencode, load, attacks = _load("reencode"), _load("load"), _load("attacks")
-    loaded = [
-        [name, f"{row['images_per_s']:.0f}", f"{row['speed over decode-only limit']:.2f}"]
-        for name, row in load["rows"].items()
-    ]
-    attacked = [
-        [
-            f"{result['model']}, {attack.upper()}",
-            f"{result[attack]['images_per_s']['plain']:.1f}",
-            f"{result[attack]['images_per_s']['limla']:.1f}",
-            f"{result[attack]['speed_ratio_median']:.2f}",
-            f"{min(result[attack]['speed_ratios']):.2f} to {max(result[attack]['speed_ratios']):.2f}",
-            f"{100 * result[attack]['fraction_of_values_equal_within_1e-5']:.2f}%",
-        ]
-        for result in attacks["results"]
-        for attack in ("fgsm", "pgd")
-    ]
-    ratios = reencode["ratios"]
-    return [
-        "## Throughput",
-        "Every comparison is of one interleaved run (A B A B …); the machine is shared, so the ratios count.",
-        f"### Re-encoding\n\n```\n{reencode['command']}\n```",
-        f"{reencode['what']}: {reencode['reencode_images_per_s']:.0f} images/s against the codec alone at "
-        f"{reencode['limit_images_per_s']:.0f}; median ratio **{reencode['ratio_median']:.3f}** "
-        f"(single runs {min(ratios):.2f} to {max(ratios):.2f}); peak memory {reencode['reencode_peak_mb']:.0f} MB; "
-        f"{reencode['num_images']} photos, qualities {', '.join(map(str, reencode['qualities']))}.",
-        f"### Loading to 224 × 224 float32 batches\n\n```\n{load['command']}\n```",
-        _table(["", "images/s", "of the decode-only limit"], loaded),
-        f"### Attacks, MobileNetV2 at 224, CPU\n\n```\n{attacks['command']}\n```",
-        _table(
-            ["", "torchattacks images/s", "limla images/s", "median ratio", "single ratios", "equal pixels"],
-            attacked,
-        ),
-        "*Equal pixels*: share of the adversarial values that agree within 1e-5.",
-    ]
+    write_page(RESULTS, ROOT / "docs")
+    click.echo("written: docs/results.md, docs/demo.svg, docs/benchmarks.md, docs/benchmarks.svg")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ import csv
 import dataclasses
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import describe_machine
-
+from limla.benchmarking.machine import describe_machine
 from limla.cli.console import ConsoleProgress
 from limla.files import write_json
 from limla.manifest import list_variants, read_manifest, variant_name

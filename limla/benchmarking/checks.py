@@ -21,7 +21,7 @@ _PREDICTIONS_TOLERANCE = 0.1
 class PictureFacts:
     """Sums up the batches a loader gives: enough to see another crop, channel order, scale, or image.
 
-    Facts: `mean_picture`, the (8, 8, 3) mean of all images, and `image_means`, each image's mean, sorted.
+    Facts: `mean_picture`, the (3, 8, 8) mean of all images, and `image_means`, each image's mean, sorted.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,13 @@ class PictureFacts:
         self._means: list[float] = []
 
     def add(self, images: npt.NDArray[np.float32]) -> None:
-        """Add (N, 3, S, S) float32 images in [0, 1]; S is a multiple of 8."""
-        number, channels, side, width = images.shape
+        """Add (N, 3, H, W) float32 images in [0, 1]; sides of at least 8, what is over a multiple of 8 is left out."""
+        number, channels, height, width = images.shape
         assert images.dtype == np.float32, images.dtype
-        assert (channels, side, side % _CELLS) == (3, width, 0), images.shape
-        cells = images.reshape(number, 3, _CELLS, side // _CELLS, _CELLS, side // _CELLS).mean(axis=(3, 5))
+        assert channels == 3, images.shape
+        rows, columns = height // _CELLS, width // _CELLS
+        whole = images[:, :, : rows * _CELLS, : columns * _CELLS]
+        cells = whole.reshape(number, 3, _CELLS, rows, _CELLS, columns).mean(axis=(3, 5))
         self._sum += cells.sum(axis=0)
         self._means += cells.mean(axis=(1, 2, 3)).tolist()
 

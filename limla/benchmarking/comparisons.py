@@ -109,7 +109,7 @@ def reencode_contenders(place: Workplace, threads: int) -> list[Contender]:
 
 
 def load_contenders(
-    place: Workplace, threads: int, loaders: Sequence[str], batch_size: int, device: str = "cpu"
+    place: Workplace, threads: int, loaders: Sequence[str], batch_size: int, image_size: int
 ) -> list[Contender]:
     """Decoding alone, and limla's loaders."""
     arguments = {"data_dir": str(place.data_dir), "threads": threads}
@@ -128,7 +128,7 @@ def load_contenders(
                 f"limla {name}",
                 f"{_STAGES_MODULE}:limla_loader",
                 f"{_LOADER_SETUP.get(name, name)}; SHA-256 of the shards off",
-                arguments | {"loader": name, "batch_size": batch_size, "device": device},
+                arguments | {"loader": name, "batch_size": batch_size, "image_size": image_size},
                 warm_up,
             )
             for name in loaders
@@ -193,7 +193,7 @@ class BenchSettings:
         num_images: images that are re-encoded and loaded, the first ones, repeated if there are fewer.
         rounds: timed passes of each contender.
         model: evaluated, untrained (its speed does not depend on its weights).
-        image_size: side of the model's input in pixels.
+        image_size: side of the loaders' images and the model's input in pixels, at least 32.
         batch_size: images per batch.
         num_attacked: images of the attack and end-to-end measurements, at most `num_images`.
         threads: None means one for each usable core.
@@ -219,6 +219,8 @@ class BenchSettings:
         for name in ("num_images", "rounds", "image_size", "batch_size", "num_attacked", "threads"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.replace('_', ' ')} is {getattr(self, name)}: choose at least 1")
+        if self.image_size < 32:
+            raise SettingsError(f"image size {self.image_size} is out of range: choose at least 32")
 
     def read_photos(self) -> list[Photo]:
         """The images that are asked for; raises `DataError` where there are none."""
@@ -254,7 +256,9 @@ def _bench_data(stage: str, settings: BenchSettings, place: Workplace, progress:
         contenders = reencode_contenders(place, settings.threads)
         check = checks.same_files(REENCODE_LIMIT)
         return compare(contenders, [REENCODE_LIMIT], settings.rounds, check, progress, stage)
-    contenders = load_contenders(place, settings.threads, LOADERS.names(), settings.batch_size)
+    contenders = load_contenders(
+        place, settings.threads, LOADERS.names(), settings.batch_size, settings.image_size
+    )
     check = checks.same_pictures(LIMLA_CPU)
     return compare(contenders, [DECODE_LIMIT], settings.rounds, check, progress, stage)
 

@@ -33,22 +33,32 @@ def encoded_images(data_dir: Path) -> Iterator[tuple[bytes, str]]:
                 yield bytes(sample.image), sample.extension
 
 
-def reencode_limit(data_dir: str, qualities: Sequence[int], threads: int, check: bool) -> Steps:
-    """The codec alone: from memory, one decode and all encodes per image, the results thrown away."""
-    import threading
+def _decode(data: bytes, extension: str) -> Any:
+    """The (H, W, 3) uint8 pixels: JPEG by simplejpeg alone, other formats by the decoder that limla uses."""
+    import simplejpeg
 
     from limla.codecs.decoding import decode_image
-    from limla.codecs.jpeg import JpegCodec
+
+    if extension != "jpg":
+        return decode_image(data, extension)
+    return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+
+
+def reencode_limit(data_dir: str, qualities: Sequence[int], threads: int, check: bool) -> Steps:
+    """simplejpeg alone: from memory, one decode and all encodes per image, the results thrown away."""
+    import threading
+
+    import simplejpeg
 
     images = list(encoded_images(Path(data_dir)))
-    codec = JpegCodec()
     sizes: list[dict[int, int]] = [dict.fromkeys(qualities, 0) for _ in range(threads)]
 
     def loop(number: int) -> None:
         for data, extension in images[number::threads]:
-            image = decode_image(data, extension)
+            image = _decode(data, extension)
             for quality in qualities:
-                sizes[number][quality] += len(codec.encode(image, quality))
+                encoded = simplejpeg.encode_jpeg(image, quality, "RGB", colorsubsampling="420", fastdct=False)
+                sizes[number][quality] += len(encoded)
 
     yield 0
     workers = [threading.Thread(target=loop, args=(number,)) for number in range(threads)]
@@ -83,10 +93,8 @@ def limla_reencode(data_dir: str, qualities: Sequence[int], threads: int, check:
 
 
 def decode_limit(data_dir: str, threads: int, check: bool) -> Steps:
-    """simplejpeg on every image, from memory, nothing else (other formats: the decoder that limla uses)."""
-    import simplejpeg
-
-    from limla.codecs.decoding import decode_image
+    """Every image decoded from memory, nothing else."""
+    import simplejpeg  # noqa: F401 - imports are not decoding
 
     del check
     images = list(encoded_images(Path(data_dir)))
@@ -94,10 +102,7 @@ def decode_limit(data_dir: str, threads: int, check: bool) -> Steps:
     def decode(first: int) -> int:
         some = images[first : first + _DECODED_AT_ONCE]
         for data, extension in some:
-            if extension == "jpg":
-                simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-            else:
-                decode_image(data, extension)
+            _decode(data, extension)
         return len(some)
 
     yield 0
@@ -141,7 +146,7 @@ def limla_loader(
     return facts.facts() if check else {}
 
 
-def make_checkpoint(path: Path, data_dir: Path, model: str, image_size: int) -> None:
+def make_checkpoint(path: Path, data_dir: Path, model: str, image_size: int, split: str = SPLIT) -> None:
     """Write a limla checkpoint of an untrained model whose batch norms have seen some of the data's images.
 
     Without that they would be near-identities, which are no fair load for fusing.
@@ -155,7 +160,7 @@ def make_checkpoint(path: Path, data_dir: Path, model: str, image_size: int) -> 
     names = read_manifest(data_dir / SOURCE).class_names
     torch.manual_seed(SEED)
     built = build_model(model, len(names), image_size=image_size).train()
-    images = _first_images(data_dir, 16, image_size)[0]
+    images = _first_images(data_dir, 16, image_size, split)[0]
     with torch.no_grad():
         for _ in range(10):
             built(images)
@@ -165,13 +170,13 @@ def make_checkpoint(path: Path, data_dir: Path, model: str, image_size: int) -> 
     save_checkpoint(path, built.eval(), info)
 
 
-def _first_images(data_dir: Path, number: int, image_size: int) -> tuple[Any, Any]:
-    """The first `number` images and labels of the test split, as the `cpu` loader gives them."""
+def _first_images(data_dir: Path, number: int, image_size: int, split: str = SPLIT) -> tuple[Any, Any]:
+    """The first `number` images and labels of a split, as the `cpu` loader gives them."""
     from limla.loaders.base import LoaderSettings, open_loader
     from limla.types import Preprocessing
 
     settings = LoaderSettings(Preprocessing(image_size=image_size), batch_size=number, verify_contents=False)
-    with closing(open_loader("cpu", [data_dir / SOURCE], SPLIT, settings)) as loader:
+    with closing(open_loader("cpu", [data_dir / SOURCE], split, settings)) as loader:
         batch = next(iter(loader))
     return batch.images, batch.labels
 
@@ -249,7 +254,7 @@ def _save(path: Path, images: Any, predictions: Any) -> str:
 def limla_evaluate(
     data_dir: str, checkpoint: str, attacks: Sequence[str], batch_size: int, place: str, check: bool
 ) -> Steps:
-    """The command line itself, from its start to its end.
+    """The command line itself, from its start to its end; images are those of the split, whatever the attacks.
 
     Facts: seconds `waiting` for the loader's batches and `model` (attacks and model), as limla records them.
     """
@@ -270,7 +275,7 @@ def limla_evaluate(
 def _split_of(timings: Path) -> Facts:
     cells = [json.loads(line) for line in timings.read_text(encoding="utf-8").splitlines()]
     return {
-        "num_samples": sum(cell["num_samples"] for cell in cells),
+        "num_samples": cells[0]["num_samples"],
         # the cells of one variant share a pass, and each says how long that pass waited
         "waiting": max(cell["seconds_loading"] for cell in cells),
         "model": sum(cell["seconds_computing"] for cell in cells),

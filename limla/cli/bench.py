@@ -10,12 +10,13 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
+from limla.cli.paths import LocalPath
 from limla.errors import SettingsError
 
 if TYPE_CHECKING:
     from limla.benchmarking import BenchSettings, Comparison
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FOLDER = LocalPath(file_okay=False)
 
 
 class _BenchCommand(LimlaCommand):
@@ -40,9 +41,7 @@ class _BenchCommand(LimlaCommand):
 @click.option("--model", default="mobilenet_v2", show_default=True, help="The model, with untrained weights.")
 @click.option("--image-size", default=224, show_default=True, help="Side of the model's input in pixels.")
 @click.option("--batch-size", default=32, show_default=True, help="Images per batch.")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write everything as JSON here too."
-)
+@click.option("--output", type=LocalPath(dir_okay=False), help="Write everything as JSON here too.")
 def bench(output: Path | None, stages: str, **options: Any) -> None:
     """Measure the stages in turn, each pass in a fresh process, on your images and your machine.
 
@@ -126,6 +125,6 @@ def _write(output: Path, settings: BenchSettings, found: dict[str, Comparison]) 
     command = " ".join(["limla", *sys.argv[1:]])
     write_json(
         output,
-        {stage: as_record(comparison, _TITLES[stage], command, shown) for stage, comparison in found.items()},
+        {stage: as_record(asdict(rows), _TITLES[stage], command, shown) for stage, rows in found.items()},
     )
     click.echo(f"\nwritten: {output}")

@@ -1,0 +1,400 @@
+"""Every benchmark runs on a handful of images; never their speed, but that all contenders did the same work."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from limla.benchmarking import STAGES, BenchSettings, Comparison, Contender, bench, checks, comparisons
+from limla.benchmarking.data import generated_photos, photos_of_folder
+from limla.benchmarking.harness import ContenderRow, PassRow, as_record, compare
+from limla.benchmarking.machine import describe_machine
+from limla.benchmarking.memory import MemorySampler, tree_memory
+from limla.benchmarking.passes import Steps, time_pass
+from limla.cli.bench import _table
+from limla.cli.bench import bench as bench_command
+from limla.cli.console import ConsoleProgress
+from limla.errors import BenchmarkError, DataError, MissingDependencyError, SettingsError
+from limla.files import write_json
+from tests.toy import make_toy
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NUM_IMAGES = 6
+
+
+# contenders of these tests, found by name in the child -----------------------------------------------------------
+
+
+def count(number: int, check: bool, parts: bool = False, megabytes: int = 0) -> Steps:
+    yield 0
+    ballast = np.ones(megabytes * 10**6, np.uint8)
+    for _ in range(number):
+        time.sleep(0.01)
+        yield ("slow", 1) if parts else 1
+    if megabytes:
+        time.sleep(0.2)
+    return {"checked": check, "ballast": int(ballast.sum()) // 10**6}
+
+
+def fail(check: bool) -> Steps:
+    yield 0
+    raise RuntimeError(f"on purpose, {check}")
+
+
+def lacking(check: bool) -> Steps:
+    raise MissingDependencyError(f"no such package, {check}")
+    yield 0
+
+
+def noisy(check: bool) -> Steps:
+    yield 0
+    os.write(1, b"a library prints\n")
+    yield 1
+    return {"checked": check}
+
+
+def _contender(name: str, work: str, **arguments: Any) -> Contender:
+    return Contender(name, f"tests.unit.test_benchmarks:{work}", "a test", arguments)
+
+
+# the harness -----------------------------------------------------------------------------------------------------
+
+
+def test_contenders_take_turns_and_ratios_stay_within_a_round() -> None:
+    contenders = [_contender("a", "count", number=2), _contender("b", "count", number=2)]
+    found = compare(contenders, ["a"], rounds=2)
+    assert [(row.contender, row.round) for row in found.passes] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    (ratio,) = found.ratios
+    speeds = [row.images_per_s for row in found.passes]
+    assert ratio.per_round == (speeds[1] / speeds[0], speeds[3] / speeds[2])
+    assert ratio.low <= ratio.median <= ratio.high
+    assert all(row.facts == {"checked": False, "ballast": 0} for row in found.passes)
+
+
+def test_the_untimed_pass_alone_is_timed_when_no_rounds_are_asked_for() -> None:
+    found = compare([_contender("a", "count", number=3, parts=True)], [], rounds=0)
+    (row,) = found.passes
+    assert (row.part, row.num_images, row.facts["checked"]) == ("slow", 3, True)
+    assert row.seconds >= 0.03
+    assert row.first_batch_s >= 0.01
+
+
+def test_memory_counts_what_a_child_process_holds() -> None:
+    found = compare(
+        [_contender("small", "count", number=1), _contender("large", "count", number=1, megabytes=80)], [], 0
+    )
+    small, large = found.row("small").peak_private_mb, found.row("large").peak_private_mb
+    assert small is not None
+    assert large is not None
+    assert 70 < large - small < 110
+
+
+def test_memory_of_grandchildren_counts_and_of_ended_processes_is_none() -> None:
+    inner = "import time; ballast = b'1' * 60_000_000; time.sleep(1)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", code]) as process, MemorySampler(process.pid) as sampler:
+        process.wait()
+    assert sampler.peak is not None
+    assert sampler.peak.private_mb > 60
+    assert tree_memory(process.pid) is None
+
+
+def test_a_failing_contender_is_one_line_with_its_error() -> None:
+    with pytest.raises(BenchmarkError, match=r"'bad' ended with code 1: .*on purpose, True"):
+        compare([_contender("bad", "fail")], [], 1)
+
+
+def test_a_contender_without_its_package_is_skipped_with_the_reason() -> None:
+    found = compare([_contender("a", "noisy"), _contender("b", "lacking")], ["b"], 1)
+    assert found.skipped == {"b": "no such package, True"}
+    assert [row.contender for row in found.contenders] == ["a"]
+    assert found.ratios == ()
+
+
+def test_unequal_work_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match="'b' finished 2 images where 'a' finished 1"):
+        compare([_contender("a", "count", number=1), _contender("b", "count", number=2)], ["a"], 1)
+    with pytest.raises(BenchmarkError, match="finished no image"):
+        compare([_contender("a", "count", number=0)], [], 1)
+
+
+def test_closing_counts_as_work() -> None:
+    def work(check: bool) -> Steps:
+        yield 0
+        yield 1
+        time.sleep(0.05)
+        return {"checked": check}
+
+    done = time_pass(work, {"check": False})
+    assert done.parts[""].seconds >= 0.05 > done.first_batch_s
+
+
+# the checks ------------------------------------------------------------------------------------------------------
+
+
+def _facts(images: np.ndarray[Any, Any]) -> dict[str, Any]:
+    facts = checks.PictureFacts()
+    facts.add(images.astype(np.float32))
+    return facts.facts()
+
+
+def test_other_pictures_are_told_apart() -> None:
+    images = np.random.default_rng(0).random((4, 3, 16, 16)) * np.linspace(0, 1, 16)
+    check = checks.same_pictures("a")
+    order = {"a": _facts(images), "b": _facts(images[::-1]), "limit": {}}
+    assert check(order)["differences"]["b"]["image_means_differ_by"] < 1e-6
+    for other in (
+        images[..., ::-1],
+        images[:, ::-1] * [[[[1]], [[0.9]], [[1]]]],
+        images[[0, 0, 1, 2]],
+        images / 2,
+    ):
+        with pytest.raises(BenchmarkError, match="loaded other pictures"):
+            check({"a": _facts(images), "b": _facts(other)})
+
+
+def test_other_files_are_told_apart() -> None:
+    check = checks.same_files("a")
+    assert check({"a": {"files": {"5": [2, 100]}}, "b": {"files": {"5": [2, 104]}}})["bytes_over_reference"][
+        "b"
+    ] == {"5": 1.04}
+    for other in ([1, 100], [2, 110], [2, 90]):
+        with pytest.raises(BenchmarkError, match="not the same work"):
+            check({"a": {"files": {"5": [2, 100]}}, "b": {"files": {"5": other}}})
+
+
+def test_other_predictions_are_told_apart(tmp_path: Path) -> None:
+    facts = {}
+    for name, predictions in (("a", [0, 1]), ("b", [1, 1])):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, images=np.zeros((2, 3, 8, 8)), predictions=np.array(predictions))
+        facts[name] = {"saved": {"pgd": str(path)}}
+    assert checks.same_attacks("a", "a")(facts)["parts"]["pgd"]["fraction_of_predictions_equal"] == 1
+    with pytest.raises(BenchmarkError, match="agree on only 50%"):
+        checks.same_attacks("a", "b")(facts)
+
+
+# limla bench -----------------------------------------------------------------------------------------------------
+
+
+def test_limla_bench_prints_a_table_and_writes_json(photo_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    arguments = ["--photos", str(photo_folder), "--images", "4", "--stage", "reencode", "--rounds", "1"]
+    done = CliRunner().invoke(bench_command, [*arguments, "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(output.read_text())["reencode"]
+    assert found["machine"]["num_cores"] >= 1
+    assert found["machine"]["versions"]["limla"]
+    assert found["settings"]["num_images"] == 4
+    assert [row["num_images"] for row in found["passes"]] == [4, 4]
+    assert "in-memory limit" in done.output
+
+
+def _here(
+    contenders: Sequence[Contender],
+    references: Any,
+    rounds: int,
+    check: Any = dict,
+    progress: Any = None,
+    title: str = "",
+) -> Comparison:
+    """`compare` without processes: one pass of each contender here; its speeds and memory mean nothing."""
+    passes = {one.name: time_pass(_find(one.work), {**one.arguments, "check": True}) for one in contenders}
+    rows = [
+        PassRow(name, part, 1, times.num_images, times.seconds, 1.0, 1.0, 1.0, done.facts)
+        for name, done in passes.items()
+        for part, times in done.parts.items()
+    ]
+    shown = [
+        ContenderRow(
+            row.contender, row.part, "", row.num_images, speed, speed, speed, 1.0, 1.0, row.num_images, None
+        )
+        for row in rows
+        for speed in [row.num_images / row.seconds]
+    ]
+    agreement = check({name: done.facts for name, done in passes.items()})
+    return Comparison(tuple(shown), (), tuple(rows), {}, agreement)
+
+
+def _find(work: str) -> Any:
+    module, name = work.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_stage_of_limla_bench_does_equal_work(
+    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparisons, "compare", _here)
+    settings = BenchSettings(
+        photos=photo_folder,
+        num_images=4,
+        num_attacked=2,
+        rounds=1,
+        model="compact",
+        image_size=36,
+        batch_size=3,
+    )
+    found = bench(settings)
+    assert tuple(found) == STAGES
+    assert {row.num_images for row in found["load"].passes} == {4}
+    assert set(found["load"].agreement["differences"]) == {"limla dali", "limla webdataset"}
+    assert [row.part for row in found["evaluate"].passes] == ["clean", "fgsm", "pgd"] * 2
+    (end_to_end,) = found["end-to-end"].passes
+    assert 0 < end_to_end.facts["model"] < end_to_end.seconds
+    shown = "\n".join(_table(found["end-to-end"]))
+    assert "waiting for the loader" in shown
+
+
+def test_packed_shards_are_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_toy(tmp_path / "toy")
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "toy").rglob("*"))
+    monkeypatch.setattr(comparisons, "compare", _here)
+    found = bench(BenchSettings(stages=("reencode",), data_dir=tmp_path / "toy", num_images=60, rounds=1))
+    assert {row.num_images for row in found["reencode"].passes} == {60}  # 56 images, the first ones twice
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "toy").rglob("*")) == before
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["--stage", "loading"], "unknown stage 'loading'"),
+        (["--photos", str(tmp_path), "--data-dir", str(tmp_path)], "name one of them"),
+        (["--photos", str(tmp_path)], "no JPEG"),
+        (["--data-dir", str(tmp_path)], "no such shard folder"),
+        (["--images", "0"], "num images is 0"),
+        (["--output", str(tmp_path / "no" / "x.json")], "no such folder"),
+    ):
+        done = CliRunner().invoke(bench_command, arguments)
+        assert done.exit_code == 2, (arguments, done.output)
+        assert message in done.output
+        assert len(done.output.strip().splitlines()) == 1, done.output
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(SettingsError, match="rounds is 0"):
+        BenchSettings(rounds=0)
+
+
+def test_generated_photos_are_equal_in_every_run_and_photos_are_chosen_by_side(photo_folder: Path) -> None:
+    assert generated_photos(2) == generated_photos(2)
+    assert {max(photo.height, photo.width) for photo in generated_photos(3)} == {500}
+    assert len(photos_of_folder(photo_folder, 5)) == 5
+    with pytest.raises(DataError, match="at least 4000 pixels"):
+        photos_of_folder(photo_folder, 5, 4000)
+
+
+# benchmarks/ -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photos of about 500×375, one fewer than the benchmarks are asked for."""
+    folder = tmp_path_factory.mktemp("large")
+    for number, photo in enumerate(generated_photos(NUM_IMAGES - 1)):
+        (folder / f"{number}.jpg").write_bytes(photo.data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The JSON files of the benchmarks with peers, one pass of each in its own process."""
+    results = tmp_path_factory.mktemp("results")
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), str(photos), "--only", "reencode,load"]
+    command += ["--images", str(NUM_IMAGES), "--batch-size", "2", "--rounds", "0", "--output-dir", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return results
+
+
+def _record(results: Path, name: str) -> dict[str, Any]:
+    return json.loads((results / f"{name}.json").read_text())
+
+
+def test_every_contender_of_reencoding_made_the_same_files(measured: Path) -> None:
+    found = _record(measured, "reencode")
+    names = {row["contender"] for row in found["contenders"]}
+    assert names == {"in-memory limit", "limla reencode", "webdataset + ShardWriter", "Pillow to loose files"}
+    assert {row["num_images"] for row in found["contenders"]} == {NUM_IMAGES}
+    bytes_over = found["agreement"]["bytes_over_reference"]
+    # the same codec with the same settings; Pillow's DCT differs
+    assert set(bytes_over["webdataset + ShardWriter"].values()) == {1.0}
+    assert list(bytes_over["limla reencode"].values()) == pytest.approx([1.0] * 7, abs=0.01)
+    assert len(bytes_over["Pillow to loose files"]) == 7
+
+
+def test_every_contender_of_loading_gave_the_same_pictures(measured: Path) -> None:
+    found = _record(measured, "load")
+    names = {row["contender"] for row in found["contenders"]}
+    assert len(names) + len(found["skipped"]) == 7
+    assert set(found["skipped"]) <= {"SPDL"}
+    assert {row["num_images"] for row in found["contenders"]} == {NUM_IMAGES}
+    assert set(found["agreement"]["differences"]) == names - {"decode-only limit", "limla cpu"}
+
+
+def test_models_and_growth_are_measured_and_the_page_is_made_from_the_json(
+    photos: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import compare as script  # type: ignore[import-not-found]
+    import growth  # type: ignore[import-not-found]
+    import throughput  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(script, "compare", _here)
+    monkeypatch.setattr(growth, "compare", _here)
+    options = script.Options(num_images=4, num_evaluated=2, num_small=200, batch_size=2, rounds=1, threads=2)
+    arguments = (photos_of_folder(photos, 2), ("evaluate", "end-to-end", "growth"), options, ConsoleProgress())
+    for name, values in script.run(*arguments):
+        settings = {**asdict(options), "evaluated": 2, "images": 4}
+        write_json(tmp_path / f"{name}.json", as_record(values, "a test", "pytest", settings))
+
+    parts = _record(tmp_path, "evaluate")["agreement"]["parts"]
+    assert set(parts) == {"clean", "fgsm", "pgd"}
+    assert parts["clean"]["fraction_of_values_equal_within_1e-5"] == 1
+    passes = _record(tmp_path, "end-to-end")["passes"]
+    assert [row["contender"] for row in passes] == [
+        "limla evaluate, clean",
+        "limla evaluate, clean + FGSM + PGD",
+    ]
+    assert all(0 < row["facts"]["waiting"] + row["facts"]["model"] < row["seconds"] for row in passes)
+    rows = _record(tmp_path, "growth")["growth"]
+    assert [row["stage"] for row in rows] == ["pack", "reencode", "load", "evaluate"]
+    assert [row["num_images"] for row in rows[:2]] == [[10, 100, 200]] * 2
+    assert rows[0]["peak_memory_ratio"] == 20  # `_here` gives as many MB as images
+
+    for name in ("reencode", "load"):
+        (tmp_path / f"{name}.json").write_bytes((measured / f"{name}.json").read_bytes())
+    throughput.write_page(tmp_path, tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text()
+    ratio = next(row for row in _record(measured, "reencode")["ratios"] if row["contender"] == "limla reencode")
+    assert f"| limla reencode | in-memory limit | ≥ 0.9 | ≥ 0.95 | **{ratio['median']:.2f}**" in page
+    assert "| peak memory of pack, 200 images | 10 images | ≤ 1.05 | – | **20.00** | **grows** |" in page
+    assert "Still to be measured" in page
+    assert "Not measured yet" not in page
+    assert "limla reencode" in (tmp_path / "benchmarks.svg").read_text()
+
+
+def test_a_page_without_results_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import throughput  # type: ignore[import-not-found]
+
+    throughput.write_page(tmp_path, tmp_path)
+    assert (tmp_path / "benchmarks.md").read_text().count("Not measured yet.") == 5
+    gpu = {
+        "command": "x",
+        "machine": describe_machine(),
+        "loading": [{"loader": "dali", "images_per_s": 1234.5678}],
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu))
+    throughput.write_page(tmp_path, tmp_path)
+    assert "| dali | 1234.6 |" in (tmp_path / "benchmarks.md").read_text()
