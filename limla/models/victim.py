@@ -18,10 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from limla.models.convolutions import ACTIVATIONS, FrozenConv2d
 from limla.models.parts import BatchParts, Work, copy_sharing_parameters
 
 TOLERANCE = 1e-4
 """Largest allowed |Δlogit|, relative to the largest |logit| of the batch."""
+
+GRADIENT_TOLERANCE = 1e-2
+"""Largest allowed ‖Δgradient‖₂ of the images, relative to ‖gradient‖₂: rounding may close a ReLU here and there."""
 
 # what a stranger's forward may raise when a layout or a fused layer does not suit it
 _MODEL_ERRORS = (
@@ -43,6 +47,7 @@ class Victim(nn.Module):
         model: the copy.
         fused_layers: convolutions that took over their batch norm.
         channels_last: whether it computes in the NHWC memory layout.
+        frozen_layers: convolutions computed as `FrozenConv2d`.
         splits: whether it may compute a batch in parts, because its images do not influence each other.
         notes: what was left out and why, for logs.
     """
@@ -54,11 +59,13 @@ class Victim(nn.Module):
         channels_last: bool,
         notes: tuple[str, ...],
         splits: bool = False,
+        frozen_layers: int = 0,
     ) -> None:
         super().__init__()
         self.model = _Layout(model) if channels_last else model
         self.fused_layers = fused_layers
         self.channels_last = channels_last
+        self.frozen_layers = frozen_layers
         self.splits = splits
         self.notes = notes
         self._parts = BatchParts(self.model)
@@ -129,10 +136,56 @@ def prepare_victim(
         _set_layout(best, torch.contiguous_format)
         notes.append(f"not channels-last: {problem}")
     channels_last = problem is None
+    frozen_layers = 0
+    if channels_last and images.is_cpu and torch.backends.mkldnn.is_available():
+        frozen, frozen_layers = _with_frozen_convolutions(best, images)
+        problem = _difference(frozen, images, reference) or _gradient_difference(frozen, best, images)
+        if problem is None:
+            best = frozen
+        else:
+            frozen_layers = 0
+            notes.append(f"convolutions are not frozen: {problem}")
     problem = _mixing(Victim(best, fused_layers, channels_last, ()), images)
     if problem is not None:
         notes.append(f"batches are not split: {problem}")
-    return Victim(best, fused_layers, channels_last, tuple(notes), splits=problem is None)
+    return Victim(best, fused_layers, channels_last, tuple(notes), problem is None, frozen_layers)
+
+
+def _with_frozen_convolutions(model: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
+    """A copy whose convolutions are `FrozenConv2d`, with the activations behind them; and how many they are."""
+    frozen = copy.deepcopy(model)
+    activation_of = dict(_reader_pairs(frozen, images, ACTIVATIONS, lambda activation: True))
+    layers = _candidates(frozen, (nn.Conv2d,), FrozenConv2d.suits)
+    for name, layer in layers.items():
+        assert isinstance(layer, nn.Conv2d)
+        follower = activation_of.get(name)
+        _replace(frozen, name, FrozenConv2d(layer, frozen.get_submodule(follower) if follower else None))
+        if follower:
+            _replace(frozen, follower, nn.Identity())
+    return frozen, len(layers)
+
+
+def _gradient_difference(changed: nn.Module, model: nn.Module, images: Tensor) -> str | None:
+    """How the two models' image gradients differ; None if they hardly do or there is none."""
+
+    def gradient(of: nn.Module) -> Tensor | None:
+        probe = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = of(probe)
+            if not (logits.is_floating_point() and logits.requires_grad):
+                return None
+            # different weights, so that classes do not cancel out
+            weights = torch.linspace(-1, 1, logits[0].numel(), device=logits.device).reshape(logits[0].shape)
+            return torch.autograd.grad((logits * weights).sum(), probe, allow_unused=True)[0]
+
+    found, expected = gradient(changed), gradient(model)
+    if found is None or expected is None:
+        return None if found is expected else "gradients appear or vanish"
+    error, scale = float((found - expected).norm()), float(expected.norm())
+    # written so that NaN counts as a difference; a model that gives NaN by itself is the attack's to report
+    if error <= GRADIENT_TOLERANCE * scale or not bool(torch.isfinite(expected).all()):
+        return None
+    return f"image gradients differ by {error:.1e} of {scale:.1e}"
 
 
 @torch.no_grad()
@@ -213,16 +266,31 @@ class _Call:
 
 
 def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of (convolution, batch norm) pairs where the norm is all that reads the convolution's output.
+    """Names of (convolution, batch norm) pairs where the norm is all that reads the convolution's output."""
+    pairs = _reader_pairs(
+        model,
+        images,
+        (nn.BatchNorm2d,),
+        lambda layer: layer.running_mean is not None and layer.running_var is not None,
+    )
+    return [
+        (conv, norm)
+        for conv, norm in pairs
+        if _same_width(model.get_submodule(conv), model.get_submodule(norm))
+    ]
+
+
+def _reader_pairs(
+    model: nn.Module, images: Tensor, kinds: tuple[type[nn.Module], ...], suits: Callable[[Any], bool]
+) -> list[tuple[str, str]]:
+    """Names of (convolution, layer of one of `kinds`) where the layer is all that reads the convolution's output.
 
     Runs `images` through `model` once, watched by hooks that are then removed. [] when the model cannot be
     watched (no gradient reaches its output).
     """
-    convs = _candidates(model, nn.Conv2d, lambda layer: True)
-    norms = _candidates(
-        model, nn.BatchNorm2d, lambda layer: layer.running_mean is not None and layer.running_var is not None
-    )
-    calls = {name: _Call(None) for name in (*convs, *norms)}
+    convs = _candidates(model, (nn.Conv2d,), lambda layer: True)
+    others = _candidates(model, kinds, suits)
+    calls = {name: _Call(None) for name in (*convs, *others)}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -232,7 +300,7 @@ def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 
         return hook
 
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in (*convs.items(), *norms.items())]
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in (*convs.items(), *others.items())]
     try:
         with torch.enable_grad():
             logits = model(images.detach().requires_grad_(True))
@@ -245,12 +313,12 @@ def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     conv_of_node = {once[name]: name for name in convs if name in once}
     readers = _count_readers(logits.grad_fn)
     pairs: list[tuple[str, str]] = []
-    for name in norms:
+    for name in others:
         if name not in once:
             continue
         source = once[name].next_functions[0][0] if once[name].next_functions else None
         conv = conv_of_node.get(source)
-        if conv is not None and readers[source] == 1 and _same_width(convs[conv], norms[name]):
+        if conv is not None and readers[source] == 1:
             pairs.append((conv, name))
     return pairs
 
@@ -259,20 +327,22 @@ def _same_width(conv: nn.Module, norm: nn.Module) -> bool:
     return getattr(conv, "out_channels", None) == getattr(norm, "num_features", None)
 
 
-def _candidates(model: nn.Module, kind: type[nn.Module], suits: Callable[[Any], bool]) -> dict[str, nn.Module]:
-    """Layers of exactly this kind that stand at one place, own their parameters, and have no hooks."""
+def _candidates(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...], suits: Callable[[Any], bool]
+) -> dict[str, nn.Module]:
+    """Layers of exactly these kinds that stand at one place, own their parameters, and have no hooks."""
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return {
         name: module
         for name, module in model.named_modules()
         # a subclass may compute something else; a parametrised or pruned layer is one
-        if type(module) is kind
+        if type(module) in kinds
         and name
         and places[id(module)] == 1
         and not _has_hooks(module)
         and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
-        and (kind is not nn.Conv2d or isinstance(module._parameters.get("weight"), nn.Parameter))
+        and (type(module) is not nn.Conv2d or isinstance(module._parameters.get("weight"), nn.Parameter))
         and suits(module)
     }
 
@@ -321,5 +391,9 @@ def _fuse(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
         )
         conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-        parent, _, last_name = norm_name.rpartition(".")
-        setattr(model.get_submodule(parent), last_name, nn.Identity())
+        _replace(model, norm_name, nn.Identity())
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last_name = name.rpartition(".")
+    setattr(model.get_submodule(parent), last_name, layer)

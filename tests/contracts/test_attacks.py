@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torchattacks
 from torch import Tensor, nn
 
 from limla.attacks.base import Attack, attack_parameters, build_attack, project
 from limla.errors import DataError, SettingsError, UnknownNameError
+from limla.models import parts
+from limla.models.victim import Victim
 from limla.registry import ATTACKS
 
 EPS = 8 / 255
@@ -405,6 +408,59 @@ def test_pgd_takes_its_steps_and_step_length(trained: nn.Module, batch: tuple[Te
     attack.run(Counting(), *batch, seed=0)
     assert calls == 7
     assert build_attack("pgd", EPS).settings() == {"alpha": 2 / 255, "random_start": True, "steps": 10}
+
+
+@pytest.mark.parametrize("num_images", [24, 7])
+@pytest.mark.parametrize("name", REAL)
+def test_results_are_torchattacks_own(name: str, num_images: int, trained: nn.Module) -> None:
+    images, labels = labelled_images(num_images, seed=1000)
+    theirs = {
+        "fgsm": torchattacks.FGSM(trained, eps=EPS),
+        "pgd": torchattacks.PGD(trained, eps=EPS, alpha=2 / 255, steps=10, random_start=True),
+    }[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        expected = theirs(images, labels)
+    found = make(name).run(trained, images, labels, seed=5)
+    assert float(((found - expected).abs() <= 1e-5).float().mean()) >= 0.99
+    assert torch.equal(trained(found).argmax(1), trained(expected).argmax(1))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_parts_and_threads_do_not_change_the_result(
+    name: str, trained: nn.Module, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(name).run(trained, *batch, seed=5)
+    before = torch.get_num_threads()
+    found: dict[tuple[int, int], Tensor] = {}
+    try:
+        for images_per_part in (1, 5, 24):
+            monkeypatch.setattr(parts, "PART_BYTES", images_per_part * batch[0][0].numel() * 4)
+            for num_threads in (1, 2):
+                torch.set_num_threads(num_threads)
+                victim = Victim(trained, 0, False, (), splits=True)
+                found[images_per_part, num_threads] = make(name).run(victim, *batch, seed=5)
+                assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    for (images_per_part, num_threads), adversarial in found.items():
+        key = (images_per_part, num_threads)
+        assert float(((adversarial - whole).abs() <= 1e-5).float().mean()) >= 0.99, key
+        assert torch.equal(trained(adversarial).argmax(1), trained(whole).argmax(1)), key
+        if images_per_part < 24:
+            assert torch.equal(adversarial, found[images_per_part, 1]), key
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_parts_error_is_the_attacks_error(
+    name: str, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", batch[0][0].numel() * 4)
+    model = SmallNet().eval()
+    with torch.no_grad():
+        model.head.bias[1] = float("nan")
+    with pytest.raises(DataError, match="logits are NaN or infinite"):
+        make(name).run(Victim(model, 0, False, (), splits=True), *batch, seed=0)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
