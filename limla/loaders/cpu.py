@@ -24,7 +24,8 @@ from limla.types import Batch, Image
 
 _TASKS_PER_THREAD = 4
 """Tasks a batch is cut into, per thread: small enough that no thread waits long for another's last task."""
-_BATCHES_AHEAD = 2
+_IMAGES_AHEAD = 2
+"""Images in the making per thread, at least, while a batch is used; one whole batch at least."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class _Pending:
 class CpuLoader:
     """Decodes with libjpeg-turbo and Pillow in a thread pool and resizes by `limla.loaders.resizing`.
 
-    All of them release the GIL. Two batches are in the making while one is used; encoded images are views of the
-    memory-mapped shards.
+    All of them release the GIL. One batch is in the making while one is used, and the next is begun when that is
+    asked for: three in all (more of them where a batch has less than two images per thread). Their memory is used
+    again. Encoded images are views of the memory-mapped shards.
     """
 
     decoder = "cpu"
@@ -61,7 +63,8 @@ class CpuLoader:
         self._epoch = 0
         self._num_threads = settings.num_threads or len(os.sched_getaffinity(0))
         self._pool: ThreadPoolExecutor | None = None
-        self._buffers = BatchBuffers(num_kept=_BATCHES_AHEAD + 2)
+        self._batches_ahead = max(1, -(-_IMAGES_AHEAD * self._num_threads // settings.batch_size))
+        self._buffers = BatchBuffers(num_kept=self._batches_ahead + 2)
 
     def __len__(self) -> int:
         return num_rank_batches(self._source.num_samples, self._settings)
@@ -80,7 +83,7 @@ class CpuLoader:
         try:
             for indices in rank_batches(self._source.num_samples, self._settings, epoch):
                 waiting.append(self._start(pool, indices, epoch))
-                if len(waiting) > _BATCHES_AHEAD:
+                if len(waiting) > self._batches_ahead:
                     yield self._finish(waiting)
             while waiting:
                 yield self._finish(waiting)
