@@ -119,7 +119,7 @@ def temporary_copy(tar_path: UPath, shard: ShardEntry) -> Iterator[Path]:
         with closing(fetch(tar_path, shard)) as copy:
             yield copy.path
         return
-    _remove_orphans(folder)
+    _make_room(folder, shard.num_bytes)
     prefix = f"{_mark()}-{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder, suffix=TEMPORARY_SUFFIX) as temporary:
         path = Path(temporary) / shard.name
@@ -134,7 +134,9 @@ def _mark() -> str:
 
 
 def _remove_orphans(folder: Path) -> None:
-    """Remove the temporary copies of processes of this machine that were killed."""
+    """Remove what processes that were killed left half-fetched."""
+    for left in folder.glob(f"*.tar{TEMPORARY_SUFFIX}"):
+        _remove_unused(left)
     for left in folder.glob(f"{_mark()}-*{TEMPORARY_SUFFIX}"):
         process = left.name.removeprefix(f"{_mark()}-").split("-")[0]
         if process.isdecimal() and not Path("/proc", process).exists():
@@ -270,6 +272,7 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
 
 def _make_room(folder: Path, num_bytes: int) -> None:
     """Remove what was used longest ago until `num_bytes` more are within the limit; what is in use stays."""
+    _remove_orphans(folder)
     limit = cache_limit()
     if limit is None:
         return
@@ -294,7 +297,8 @@ def _remove_unused(path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
-        index_path(path).unlink(missing_ok=True)
+        if path.suffix == ".tar":
+            index_path(path).unlink(missing_ok=True)
     except BlockingIOError:
         return False
     else:

@@ -386,5 +386,13 @@ class DaliLoader:
         if "readers" in text:
             lines = text.splitlines()
             reason = next((line for mark in ("S3 ", "]") for line in lines if mark in line), lines[-1])
-            return DataError(f"{self._source.describe()}: DALI cannot read the shards: {reason}")
+            remedy = (
+                "; without verification it reads S3 itself, by the AWS_* variables and ~/.aws alone: check these, or "
+                "leave verification on"
+                if "S3 " in reason
+                else ""
+            )
+            return DataError(
+                f"{self._source.describe()}: DALI cannot read the shards: {reason.rstrip(':. ')}{remedy}"
+            )
         return None

@@ -182,6 +182,16 @@ def test_a_passing_copy_goes_and_so_do_those_of_killed_processes(folder: AnyPath
     assert kept.exists()
 
 
+def test_what_a_killed_fetch_left_is_used_by_none(folder: AnyPath, tmp_path: Path) -> None:
+    path, shard = shard_of(folder)
+    _, other = shard_of(folder, 1)
+    (tmp_path / "cache").mkdir()
+    for entry in (shard, other):
+        (tmp_path / "cache" / f"{entry.sha256}.tar.limla-tmp").write_bytes(b"half")
+    assert fetched(path, shard).read_bytes() == read_bytes(path)
+    assert not list((tmp_path / "cache").glob("*.limla-tmp"))
+
+
 def test_a_fetch_that_nobody_waits_for_is_given_up(folder: AnyPath, tmp_path: Path) -> None:
     path, shard = shard_of(folder)
     assert is_remote(path)
