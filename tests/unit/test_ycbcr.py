@@ -29,12 +29,24 @@ def test_the_installed_library_takes_planes(subsampling: str) -> None:
 
 
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_each_size_up_to_two_blocks_of_chroma_and_a_bit_has_the_bytes_of_rgb(subsampling: str) -> None:
+    whole = natural_like(35, 35, seed=11)
+    for height in range(1, 36):
+        for width in range(1, 36):
+            image = whole[:height, :width].copy()
+            expected = [from_rgb(image, quality, subsampling) for quality in (5, 60, ycbcr.MAX_QUALITY)]
+            assert JpegCodec(subsampling).encode_each(image, (5, 60, ycbcr.MAX_QUALITY)) == expected, (
+                image.shape
+            )
+
+
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     height=st.integers(1, 66), width=st.integers(1, 66), kind=st.sampled_from(["photo", "noise", "black and white"]),
     seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_every_size_and_quality_has_the_bytes_of_rgb(
+def test_any_size_and_every_quality_has_the_bytes_of_rgb(
     subsampling: str, height: int, width: int, kind: str, seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
