@@ -8,10 +8,10 @@ NAME      ?= $(shell basename "$(RAW)")
 BIN       := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint shards named train report bench clean
+.PHONY: help demo test check lint shards named train report bench bench-gpu clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 # One environment, grown by need: what the tools need, then the tests, then the checkers.
 $(VENV)/.made:
@@ -64,6 +64,12 @@ report: $(VENV)/.installed  ## ARGS="results --output report.html": limla report
 bench: | named $(VENV)/.installed-bench  ## RAW=folder of photos: limla beside its limits and peers; docs/benchmarks.md
 	$(BIN)/python benchmarks/compare.py "$(RAW)"
 	$(BIN)/python benchmarks/pages.py
+
+# where a GPU is; another Python than the environment's: make bench-gpu GPU_PYTHON=python3, from a checkout as it is
+GPU_PYTHON ?= $(BIN)/python
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.installed-test)  ## [RAW=folder of photos] [GPU_ARGS=…]: the GPU's tests, then its speed, to benchmarks/results/gpu.json
+	@PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(GPU_PYTHON) -m pytest tests/gpu -rs -W default $(GPU_TEST_ARGS); tests=$$?; \
+	  PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(GPU_PYTHON) benchmarks/gpu.py $(if $(RAW),--photos "$(RAW)") $(GPU_ARGS) && exit $$tests
 
 # before anything is installed
 named:
