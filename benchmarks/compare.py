@@ -136,7 +136,10 @@ def load(place: Workplace, photos: list[Photo], options: Options, progress: Cons
             warm_up,
         ),
     ]
-    contenders = [*load_contenders(place, options.threads, ("cpu", "dali"), options.batch_size, _IMAGE_SIZE), *peers]
+    contenders = [
+        *load_contenders(place, options.threads, ("cpu", "dali"), options.batch_size, _IMAGE_SIZE),
+        *peers,
+    ]
     references = [DECODE_LIMIT, LIMLA_DALI, *(peer.name for peer in peers)]
     return compare(contenders, references, options.rounds, checks.same_pictures(LIMLA_CPU), progress, "load")
 

@@ -7,6 +7,7 @@ None of them checks a SHA-256 or waits for the disk (fsync).
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,13 @@ def _tars(data_dir: str) -> list[Path]:
     return [folder / shard.name for shard in read_manifest(folder).shards]
 
 
+def _empty(folder: Path) -> None:
+    """Make `folder` anew, so that no pass has to replace the files of the one before."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
 # re-encode ----------------------------------------------------------------------------------------------------------
 
 
@@ -42,7 +50,7 @@ def webdataset_reencode(
 
     jobs = [(path, output_dir, tuple(qualities)) for path in _tars(data_dir)]
     for quality in qualities:
-        (Path(output_dir) / f"q{quality}").mkdir(parents=True, exist_ok=True)
+        _empty(Path(output_dir) / f"q{quality}")
     yield 0
     return (yield from _pooled(_reencode_shard, jobs, threads, 1, check))
 
@@ -83,7 +91,7 @@ def pillow_reencode(
     targets = {quality: Path(output_dir) / f"loose-q{quality}" for quality in qualities}
     for target in targets.values():
         for name in {path.parent.name for path in paths}:
-            (target / name).mkdir(parents=True, exist_ok=True)
+            _empty(target / name)
     yield 0
     return (
         yield from _pooled(_reencode_file, [(path, targets) for path in paths], threads, _FILES_AT_ONCE, check)

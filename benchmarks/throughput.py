@@ -88,12 +88,13 @@ def write_page(results: Path, docs: Path) -> None:
 
 _INTRODUCTION = """\
 `make bench RAW=folder` measures everything here on a machine of your own and writes this page; `limla bench` measures
-limla alone, on your photos or shards, in two minutes. Both work alike:
+limla alone, on your photos or shards, in about two minutes. Both work alike:
 
 - Contenders take turns (A B C A B C …), and a ratio is taken within a round: what else the machine does disturbs
   neighbours in time alike. Shown are medians over the rounds, with the lowest and highest.
-- Each pass runs in a fresh process; imports are done before the clock starts. A short warm-up goes before (not for
-  re-encoding, which is one long pass). *First batch* is the time to the first images in a fresh process.
+- Each pass runs in a fresh process; imports are done before the clock starts. Opening, listing and starting workers
+  count. A short warm-up goes before (not for re-encoding, which is one long pass). *First batch* is the time to the
+  first images in a fresh process. What the pass before has not yet written to disk is waited for.
 - Memory is sampled during a pass that is not timed: the proportional set size of the process and its children.
   *Private* is the part of it that the kernel cannot drop: without the pages of mapped files.
 - In that pass the contenders' work is compared too: equal numbers of images; the bytes at each quality within 5%; each

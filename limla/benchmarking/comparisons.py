@@ -272,4 +272,5 @@ def _bench_model(stage: str, settings: BenchSettings, place: Workplace, progress
         check = checks.same_attacks(LIMLA_ATTACKS, TORCHATTACKS)
         return compare(contenders, [TORCHATTACKS], settings.rounds, check, progress, stage)
     contenders = end_to_end_contenders(place, model, image_size, batch_size, ("none", "fgsm", "pgd"))
-    return compare(contenders, [], settings.rounds, progress=progress, title=stage)
+    # one pass: a command of a minute is compared with nothing, only split up
+    return compare(contenders, [], 0, progress=progress, title=stage)

@@ -8,6 +8,7 @@ facts are collected, so neither disturbs the clock. In the other rounds a short 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def compare(
     with progress.stage(title, max(1, rounds) * len(running), "passes") as advance:
         for number in range(max(1, rounds)):
             for one in tuple(running):
+                os.sync()  # what the one before left unwritten is not this one's burden
                 with _Child(one) as child:
                     if number == 0:
                         try:

@@ -45,8 +45,8 @@ class _BenchCommand(LimlaCommand):
 def bench(output: Path | None, stages: str, **options: Any) -> None:
     """Measure the stages in turn, each pass in a fresh process, on your images and your machine.
 
-    Everything is done in a temporary folder; your photos and shards are only read. "of the limit" and "times" are
-    medians of ratios within a round, so other work on the machine disturbs them less than the speeds.
+    Everything is done in a temporary folder; your photos and shards are only read. A ratio is the median of those
+    within each round, so other work on the machine disturbs it less than the speeds.
     """
     from limla.benchmarking import BenchSettings
     from limla.benchmarking import bench as measure
