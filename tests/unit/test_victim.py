@@ -13,7 +13,8 @@ import torchvision
 from torch import Tensor, nn
 
 from limla.attacks.base import build_attack
-from limla.models import memory
+from limla.models import memory, parts
+from limla.models.convolutions import FrozenConv2d
 from limla.models.memory import keep_large_activations
 from limla.models.victim import TOLERANCE, prepare_victim
 
@@ -69,23 +70,30 @@ class ConvNet(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "fused", "left"),
+    ("name", "fused", "left", "activations"),
     [
-        ("mobilenet_v2", 52, 0),
-        ("resnet18", 20, 0),
-        ("efficientnet_b0", 49, 0),
-        ("shufflenet_v2_x0_5", 56, 0),
-        ("densenet121", 59, 62),  # its other norms stand before their convolution
-        ("squeezenet1_1", 0, 0),
+        ("mobilenet_v2", 52, 0, 35),
+        ("resnet18", 20, 0, 1),  # its blocks use one ReLU twice
+        ("efficientnet_b0", 49, 0, 0),
+        ("shufflenet_v2_x0_5", 56, 0, None),
+        ("densenet121", 59, 62, None),  # its other norms stand before their convolution
+        ("squeezenet1_1", 0, 0, 26),
     ],
 )
-def test_torchvision_models_are_fused(name: str, fused: int, left: int) -> None:
+def test_torchvision_models_are_fused(name: str, fused: int, left: int, activations: int | None) -> None:
     model = lived_in(torchvision.models.get_model(name, weights=None, num_classes=5), 48)
     images = images_of(48)
     victim = prepare_victim(model, "cpu", images[:2])
     assert (victim.fused_layers, victim.channels_last, victim.notes) == (fused, True, ())
+    assert victim.splits
     assert sum(isinstance(module, nn.BatchNorm2d) for module in victim.modules()) == left
+    frozen = [module for module in victim.modules() if isinstance(module, FrozenConv2d)]
+    assert len(frozen) == victim.frozen_layers > 0
+    if activations is not None:
+        assert sum(layer.activation is not None for layer in frozen) == activations
     assert_same_logits(model, victim, images)
+    with torch.no_grad():
+        assert_same_logits(model, victim, images)
 
 
 def test_a_transformer_works_unfused() -> None:
@@ -293,6 +301,33 @@ def test_models_with_habits(kind: type[ConvNet], fused: int, channels_last: bool
     assert float((victim(images) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
     adversarial = build_attack("fgsm", 8 / 255).run(victim, images, torch.tensor([0, 1, 2]), seed=0)
     assert not torch.equal(adversarial, images)
+
+
+def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = FrozenConv2d.image_gradient
+    monkeypatch.setattr(FrozenConv2d, "image_gradient", lambda *arguments: 1.1 * right(*arguments))
+    victim = prepare_victim(lived_in(ConvNet()), "cpu", images_of())
+    assert victim.frozen_layers == 0
+    assert "not frozen: image gradients differ" in victim.notes[0]
+    assert victim.fused_layers == 2, "the other speed-ups stay"
+
+
+def test_clean_passes_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 2 * 3 * 32 * 32 * 4)
+    model, images = lived_in(ConvNet()), images_of(num_images=9)
+    victim = prepare_victim(model, "cpu", images[:1])  # one image is enough to check that parts are right
+    assert victim.splits
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            torch.set_num_threads(1)
+            one = victim(images)
+            torch.set_num_threads(2)
+            assert torch.equal(victim(images), one)
+    finally:
+        torch.set_num_threads(before)
+    expected = eval_logits(model, images)
+    assert float((one - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
 
 
 def test_hooks_still_run_and_keep_their_layer_unfused() -> None:
