@@ -22,11 +22,21 @@ from limla.errors import ProcessLostError, SettingsError
 from limla.evaluation import evaluate
 from limla.evaluation.stage import _check_alike
 from limla.manifest import variant_name
+from limla.models.base import ModelInfo, build_model
+from limla.models.checkpoint import save_checkpoint
 from limla.results import read_predictions
 from limla.shards import read_index, shard_name
 from limla.world import World, joined, tells_the_user
 from tests.toy import make_toy
-from tests.unit.test_evaluation import checkpoint, data_dir, files_of, settings_for, write_variant
+from tests.unit.test_evaluation import (
+    CLASSES,
+    PREPROCESSING,
+    checkpoint,
+    data_dir,
+    files_of,
+    settings_for,
+    write_variant,
+)
 
 __all__ = ["checkpoint", "data_dir"]  # fixtures
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -95,6 +105,22 @@ def test_the_files_are_those_of_one_process(
     assert done.stderr.count("42/42 images") == 1, "one process reports, and counts every one's images"
     assert done.stdout.count("robust_accuracy") == 1, "one process shows the table"
     assert not list((tmp_path / "shared").glob(".*"))
+
+
+@pytest.mark.slow
+def test_the_files_do_not_depend_on_the_number_of_threads(data_dir: Path, tmp_path: Path) -> None:
+    """torchrun gives each process one thread; a process alone has as many as there are cores."""
+    torch.manual_seed(0)
+    model = build_model("MobileNetV2", len(CLASSES)).eval()
+    info = ModelInfo("MobileNetV2", len(CLASSES), CLASSES, PREPROCESSING)
+    save_checkpoint(tmp_path / "net.pt", model, info)
+    torch.set_num_threads(2)
+    usual = {"qualities": (10,), "batch_size": 9}
+    evaluate(settings_for(data_dir, tmp_path / "net.pt", tmp_path / "alone", **usual))
+    more = ("--batch-size", 9, "--steps", 3, "--quality", 10, "--loader", "cpu")
+    done = torchrun(2, "evaluate", *words_for(data_dir, tmp_path / "net.pt", tmp_path / "shared", *more))
+    assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
 
 
 @dataclass
