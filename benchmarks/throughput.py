@@ -345,10 +345,12 @@ def _draw(measured: dict[str, dict[str, Any]], path: Path) -> None:
         for axes, (title, rows) in zip(all_axes, panels, strict=True):
             names = [row["contender"] for row in rows]
             values = [row["images_per_s"] for row in rows]
-            bars = axes.barh(names, values, color=[_colour(name) for name in names])
-            axes.bar_label(
-                bars, [f"{value:,.0f}" if value >= 20 else f"{value:.1f}" for value in values], padding=3
-            )
+            axes.barh(names, values, color=[_colour(name) for name in names])
+            for row in rows:
+                value = row["images_per_s"]
+                text = f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+                place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(text, (row["images_per_s_high"], row["contender"]), **place)
             axes.errorbar(
                 values,
                 names,
