@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar, NamedTuple
 
+import pyspark
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkConf, SparkContext, TaskContext
 from pyspark.accumulators import Accumulator, AccumulatorParam
@@ -42,6 +43,7 @@ SECONDS_WITHOUT_WORK = 120.0
 """So long may a job wait without any task running, before that is an error."""
 _SECONDS_TO_CONNECT = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.05
+_LOST_TASK = re.compile(r"Lost task \S+ in stage \S+ \(TID \d+\) \((?P<where>[^)]*)\): ")
 _INSTALL_JAVA = "install Java 17 or newer: apt install default-jre-headless (Debian, Ubuntu), or set JAVA_HOME"
 
 
@@ -85,7 +87,7 @@ class SparkEngine:
         active = SparkContext._active_spark_context
         context = active or start_context(self.master, self.num_workers)
         try:
-            with closing(_Job(context, work, items, self.num_workers)) as job:
+            with closing(_begin(context, work, items, self.num_workers)) as job:
                 yield from job.results(advance)
         finally:
             if active is None:
@@ -261,15 +263,37 @@ class _Job:
                 f"core and {memory} of memory each? (the master's web page shows them)"
             )
         assert self._error is not None
-        text = one_line(self._error)
-        if "No module named" in text:
-            return MissingDependencyError(
-                f"the executors' Python ({self._context.pythonExec}) cannot import what the work needs ({text}): "
-                "install limla there too, or name its Python in PYSPARK_PYTHON (docs/cluster.md)"
-            )
-        if "PYTHON_VERSION_MISMATCH" in text:
-            return SettingsError(f"{master}: {text} (name the Python of all machines in PYSPARK_PYTHON)")
-        return ChildProcessError(f"Spark gave up: {text}")
+        return _reason(self._context, self._error)
+
+
+def _begin(
+    context: SparkContext, work: Callable[..., Any], items: Sequence[Any], num_threads: int | None
+) -> _Job:
+    """Start a job; a context may have ended by itself since it was made, when its master never answered."""
+    try:
+        return _Job(context, work, items, num_threads)
+    except (Py4JError, PySparkException) as error:
+        raise _reason(context, error) from error
+
+
+def _reason(context: SparkContext, error: Exception) -> Exception:
+    """What to raise for an error of Spark's."""
+    master, text = context.master, one_line(error)
+    if "stopped SparkContext" in text or "SparkContext was shut down" in text:
+        return SettingsError(
+            f"{master} does not take this run, or ended it: is a Spark master of version {pyspark.__version__} there? "
+            "(its log and web page say more)"
+        )
+    if "No module named" in text:
+        return MissingDependencyError(
+            f"the executors' Python ({context.pythonExec}) cannot import what the work needs ({text}): "
+            "install limla there too, or name its Python in PYSPARK_PYTHON (docs/cluster.md)"
+        )
+    if "PYTHON_VERSION_MISMATCH" in text or "Cannot run program" in text:
+        return SettingsError(
+            f"{master}: {text}; name the Python of all machines in PYSPARK_PYTHON (docs/cluster.md)"
+        )
+    return ChildProcessError(f"Spark gave up: {text}")
 
 
 def start_context(master: str | None = None, num_task_cpus: int | None = None) -> SparkContext:
@@ -310,11 +334,12 @@ def start_context(master: str | None = None, num_task_cpus: int | None = None) -
 def _launch() -> Any:
     """Start Java, with all that it says going to the log; it ends when this process does."""
     with _open_log() as log:
+        start = log.seek(0, os.SEEK_END)
         try:
             return launch_gateway(popen_kwargs={"stdout": log, "stderr": log})
         except (PySparkException, Py4JError, OSError) as error:
             raise MissingDependencyError(
-                f"Spark does not start ({_cause(log, error)}); {_INSTALL_JAVA}"
+                f"Spark does not start ({_cause(log, start, error)}); {_INSTALL_JAVA}"
             ) from error
 
 
@@ -328,12 +353,12 @@ def _open_log() -> IO[bytes]:
     return Path(name).open("ab+") if name else tempfile.TemporaryFile()
 
 
-def _cause(log: IO[bytes], error: Exception) -> str:
-    """What Java said last before it ended."""
-    log.seek(0)
+def _cause(log: IO[bytes], start: int, error: Exception) -> str:
+    """What Java said first when it did not start; the log begins at `start`."""
+    log.seek(start)
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
-    told = [line for line in lines if line and not line.startswith(("at ", "...", "WARNING"))]
-    return told[-1] if told else one_line(error)
+    told = [line for line in lines if line and not line.startswith(("at ", "WARNING", "Using Spark's"))]
+    return " ".join(told[:2]) or one_line(error)
 
 
 def _check_java() -> None:
@@ -347,8 +372,11 @@ def _check_java() -> None:
 def _check_master(master: str | None) -> None:
     """Raise `SettingsError` at once when nothing answers at a standalone master's address.
 
-    Spark itself would try for a minute. The other forms of a master URL are Spark's to judge.
+    Spark itself would try for a minute, and for YARN without an address for a quarter of an hour. The other forms of
+    a master URL are Spark's to judge.
     """
+    if master == "yarn" and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys():
+        raise SettingsError("master 'yarn': name the folder of the cluster's configuration in HADOOP_CONF_DIR")
     if master is None or not master.startswith("spark://"):
         return
     reasons: list[str] = []
@@ -372,12 +400,13 @@ def _check_master(master: str | None) -> None:
 def one_line(error: Exception) -> str:
     """The reason in an error of Spark's, without the traces of two languages."""
     java = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else None
-    text = str(java or error)
-    # of an error in Python code on an executor, what Python says in the end
+    text, where = str(java or error), ""
+    if lost := _LOST_TASK.search(text):
+        text, where = text[lost.end() :], f" (on {lost['where']})"
     head = re.split(r"\n\s*at |\n\nDriver stacktrace", text, maxsplit=1)[0]
-    lines = [line.strip() for line in head.splitlines() if line.strip()]
+    lines = [line.strip() for line in head.splitlines() if line.strip() and "SQLSTATE:" not in line]
     if not lines:
-        return type(error).__name__
-    if any(line.endswith("Traceback (most recent call last):") for line in lines):
-        return lines[-1]
-    return lines[0]
+        return f"{type(error).__name__}{where}"
+    # of an error in Python code on an executor, what Python says in the end
+    in_python = any(line.endswith("Traceback (most recent call last):") for line in lines)
+    return (lines[-1] if in_python else lines[0]) + where

@@ -221,6 +221,7 @@ def test_what_is_no_master_is_one_line(
         processes = {
             "does not answer (127.0.0.1": run(*words, f"spark://127.0.0.1:{port}"),
             "write it as spark://host:7077": run(*words, "spark://127.0.0.1"),
+            "in HADOOP_CONF_DIR": run(*words, "yarn"),
             "Could not parse Master URL: 'sprak://127.0.0.1'": run(*words, "sprak://127.0.0.1"),
         }
         for message, process in processes.items():
