@@ -532,12 +532,18 @@ def broken_photos(raw: Path) -> None:
         path.write_bytes(b"no picture".ljust(path.stat().st_size))
 
 
-def interrupted(raw: Path, out: Path, num_shards: int = 3) -> dict[str, int]:
-    """Pack by fives and stop; returns the inodes of the tars that are there."""
+def marks(out: Path) -> dict[str, tuple[int, int]]:
+    """Tar → what changes when it is written again."""
+    found = {path.name: path.stat() for path in (out / "source").glob("*.tar")}
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
+
+
+def interrupted(raw: Path, out: Path, num_shards: int = 3) -> dict[str, tuple[int, int]]:
+    """Pack by fives and stop; returns the marks of the tars that are there."""
     with pytest.raises(KeyboardInterrupt):
         pack(raw, out, PackSettings(max_shard_samples=5), engine=StopsAfter(num_shards))
     assert not (out / "source" / FILE_NAME).exists()
-    return {path.name: path.stat().st_ino for path in (out / "source").glob("*.tar")}
+    return marks(out)
 
 
 @pytest.mark.parametrize("workers", [1, 9])
@@ -552,7 +558,7 @@ def test_an_interrupted_run_goes_on_shard_by_shard(tmp_path: Path, workers: int)
     result = pack(raw, out, PackSettings(max_shard_samples=5, workers=workers), said)
     assert "3 of 9 shards are there already" in said.lines[0]
     assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
-    assert before.items() <= {path.name: path.stat().st_ino for path in result.folder.glob("*.tar")}.items()
+    assert before.items() <= marks(out).items()
     assert result.warnings == whole.warnings
     assert quarantined(result).keys() == quarantined(whole).keys()
 
@@ -612,7 +618,7 @@ def test_other_settings_do_not_mix_with_an_interrupted_run(tmp_path: Path) -> No
     before = interrupted(raw, out)
     with pytest.raises(SettingsError, match="max_shard_samples: 5 there, 6 asked for"):
         pack(raw, out, PackSettings(max_shard_samples=6))
-    assert before == {path.name: path.stat().st_ino for path in (out / "source").glob("*.tar")}
+    assert before == marks(out)
 
 
 @pytest.mark.parametrize("change", ["bytes", "dates", "versions"])
@@ -636,8 +642,8 @@ def test_changed_photos_are_packed_from_the_start(
     said = Said()
     pack(raw, out, PackSettings(max_shard_samples=5), said)
     assert any("packing from the start" in line for line in said.lines)
-    after = {path.name: path.stat().st_ino for path in (out / "source").glob("*.tar")}
-    assert all(after[name] != inode for name, inode in before.items())
+    after = marks(out)
+    assert all(after[name] != mark for name, mark in before.items())
     pack(raw, tmp_path / "whole" / "set", PackSettings(max_shard_samples=5))
     assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
 
