@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FOLDER_VARIABLE = "LIMLA_CACHE_DIR"
 LIMIT_VARIABLE = "LIMLA_CACHE_BYTES"
 _SECONDS_UNTIL_TOLD = 5.0
+_SECONDS_BETWEEN_LOOKS = 0.05
 _NEVER = threading.Event()
 _log = logging.getLogger(__name__)
 _checked: set[tuple[str, int, int]] = set()
@@ -204,8 +205,7 @@ def _fetch_into(path: Path, tar_path: UPath, shard: ShardEntry, stop: threading.
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     # the lock is on the temporary file itself: whoever holds it writes, the others wait and then find `path`
     with temporary.open("ab", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if not _is_at(file.fileno(), temporary):
+        if not _wait_for_turn(file.fileno(), temporary, stop):
             return
         try:
             if path.exists():
@@ -222,6 +222,23 @@ def _fetch_into(path: Path, tar_path: UPath, shard: ShardEntry, stop: threading.
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _wait_for_turn(descriptor: int, temporary: Path, stop: threading.Event) -> bool:
+    """Lock the file; False when it is no longer the temporary one.
+
+    Not by a lock that waits: once the file is whole it has another name, and those who use it hold it.
+    """
+    while True:
+        if not _is_at(descriptor, temporary):
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if stop.wait(_SECONDS_BETWEEN_LOOKS):
+                raise FetchCancelledError(str(temporary)) from None
+        else:
+            return _is_at(descriptor, temporary)
 
 
 def _download(file: io.FileIO, tar_path: UPath, shard: ShardEntry, stop: threading.Event) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -213,12 +214,14 @@ def test_threads_that_need_one_shard_fetch_it_once(folder: AnyPath, monkeypatch:
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(cache, "stream", counted)
-    threads = [threading.Thread(target=fetched, args=(path, shard)) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(calls) == 1
+    assert is_remote(path)
+    with ThreadPoolExecutor(6) as pool:
+        # all hold their copies while the last ones still wait for theirs
+        waiting = [pool.submit(fetch, path, shard) for _ in range(6)]
+        copies = [future.result(timeout=10) for future in waiting]
+    assert len({copy.path for copy in copies}) == len(calls) == 1
+    for copy in copies:
+        copy.close()
 
 
 def test_the_next_shards_are_fetched_ahead(folder: AnyPath, tmp_path: Path) -> None:
