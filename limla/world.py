@@ -120,8 +120,18 @@ def joined(world: World, tensors: bool = True) -> Iterator[None]:
     on_gpu = tensors and world.device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(world.device)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     with _others_alive():
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_TIMEOUT)
+        if _torchrun_keeps_a_store():
+            torch.distributed.init_process_group(
+                backend,
+                timeout=_TIMEOUT,
+                store=_torchruns_store(_TIMEOUT),
+                rank=world.rank,
+                world_size=world.world_size,
+            )
+        else:
+            torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
         with _others_alive():
             yield
@@ -160,14 +170,21 @@ def tells_the_user(lost_another: bool) -> bool:
         return True
     if lost_another:
         time.sleep(_SECONDS_FOR_THE_OTHERS)
-    run, attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
     try:
-        store: Any = vars(torch.distributed)["TCPStore"](
-            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_STORE_TIMEOUT
-        )
-        return store.add(f"limla/{run}/{attempt}/failed", 1) == 1
+        return _torchruns_store(_STORE_TIMEOUT).add("failed", 1) == 1
     except (RuntimeError, KeyError, ValueError):
         return True
+
+
+def _torchruns_store(timeout: timedelta) -> Any:
+    """The store that torchrun keeps for its processes, under names of this attempt alone.
+
+    torchrun's --max-restarts keeps one store for all attempts, with the addresses of processes that are gone.
+    """
+    run, attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
+    make, prefixed = (vars(torch.distributed)[name] for name in ("TCPStore", "PrefixStore"))
+    store = make(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timeout)
+    return prefixed(f"limla/{run}/{attempt}", store)
 
 
 def _torchrun_keeps_a_store() -> bool:

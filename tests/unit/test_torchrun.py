@@ -141,9 +141,9 @@ class Launched:
 
 
 @contextmanager
-def launched(processes: int, words: Sequence[str], until: Path) -> Iterator[Launched]:
+def launched(processes: int, words: Sequence[str], until: Path, *options: str) -> Iterator[Launched]:
     """Start torchrun and wait until something matches the pattern `until`; it must end within the block."""
-    command = [*LAUNCH, str(processes), "-m", "limla", *words]
+    command = [*LAUNCH, str(processes), *options, "-m", "limla", *words]
     with subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -187,6 +187,19 @@ def test_a_stopped_run_leaves_nothing_half_done_and_goes_on(
         assert len([line for line in stderr.splitlines() if line.startswith("Error: interrupted")]) <= 1
     again = torchrun(3, "evaluate", *words)
     assert again.returncode == 0, again.stderr
+    evaluate(settings_for(data_dir, checkpoint, tmp_path / "alone", qualities=(10,), steps=steps))
+    assert files_of(out) == files_of(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_torchrun_may_start_a_killed_process_again(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out, steps = tmp_path / "out", 400
+    words = words_for(data_dir, checkpoint, out, "--quality", 10, "--batch-size", 5, "--loader", "cpu")
+    words += ["--steps", str(steps)]
+    with launched(2, ["evaluate", *words], out / ".*.lock", "--max-restarts", "1") as run:
+        os.kill(run.pid_of(1), signal.SIGKILL)
+        _, stderr = run.process.communicate(timeout=90)
+        assert run.process.returncode == 0, stderr
     evaluate(settings_for(data_dir, checkpoint, tmp_path / "alone", qualities=(10,), steps=steps))
     assert files_of(out) == files_of(tmp_path / "alone")
 
