@@ -31,6 +31,7 @@ from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel, evalua
 from limla.evaluation.pictures import choose_keys, picture_name
 from limla.evaluation.passes import batch_seed
 from limla.loaders.base import LoaderSettings, open_loader
+from limla.loaders.cpu import CpuLoader
 from limla.manifest import Manifest, read_manifest, variant_name
 from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model
 from limla.models.checkpoint import load_checkpoint, save_checkpoint
@@ -282,6 +283,25 @@ def test_timings_are_one_line_per_computed_cell(finished: EvaluateResult) -> Non
     assert {line["cell_id"] for line in lines} == {cell.condition.cell_id for cell in finished.cells}
     assert all(line["images_per_s"] > 0 and line["num_samples"] == NUM_TEST for line in lines)
     assert all(cell.computed and cell.images_per_s > 0 for cell in finished.cells)
+    assert all(line["num_processes"] == 1 for line in lines)
+    assert 0 < finished.seconds_loading + finished.seconds_computing < finished.seconds_total
+
+
+def test_the_wait_for_every_batch_is_loading_the_first_one_too(
+    data_dir: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = CpuLoader.__iter__
+
+    def slow(loader: CpuLoader) -> Any:
+        for batch in plain(loader):
+            time.sleep(0.1)
+            yield batch
+
+    monkeypatch.setattr(CpuLoader, "__iter__", slow)
+    result = evaluate(settings_for(data_dir, checkpoint, tmp_path, attacks=("fgsm",)))
+    waits = 2 * 3 * 0.1  # two variants of three batches; the two cells of a variant share a pass
+    assert waits <= result.seconds_loading < 2 * waits + 1
+    assert result.seconds_computing < result.seconds_total - waits
 
 
 def test_bfloat16_is_for_clean_passes(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
