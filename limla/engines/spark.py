@@ -279,7 +279,7 @@ def _begin(
 def _reason(context: SparkContext, error: Exception) -> Exception:
     """What to raise for an error of Spark's."""
     master, text = context.master, one_line(error)
-    if "stopped SparkContext" in text or "SparkContext was shut down" in text:
+    if re.search(r"stopped SparkContext|SparkContext (was|has been) shut ?down", text):
         return SettingsError(
             f"{master} does not take this run, or ended it: is a Spark master of version {pyspark.__version__} there? "
             "(its log and web page say more)"

@@ -255,3 +255,29 @@ def test_java_and_pyspark_are_asked_for(photos: Path, tmp_path: Path, monkeypatc
     done = CliRunner().invoke(limla, [*words[:-1], "local", "--master", "local[2]"])
     assert "engine 'local' takes no master" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "Could not parse Master URL: 'x'\n\tat org.apache.spark.SparkContext",
+            "Could not parse Master URL: 'x'",
+        ),
+        (
+            "Job aborted due to stage failure: Task 0 in stage 0.0 failed 4 times, most recent failure: Lost task "
+            "0.3 in stage 0.0 (TID 7) (10.0.0.2 executor 1): java.io.IOException: no disk\n\tat java.base/x\n\n"
+            "Driver stacktrace:",
+            "java.io.IOException: no disk (on 10.0.0.2 executor 1)",
+        ),
+        (
+            "Lost task 0.0 in stage 0.0 (TID 0) (b executor 0): PythonException: Traceback (most recent call last):\n"
+            "  File \"x.py\", line 1\nModuleNotFoundError: No module named 'limla'\n SQLSTATE: 38000\n\n\tat x",
+            "ModuleNotFoundError: No module named 'limla' (on b executor 0)",
+        ),
+    ],
+)
+def test_the_reason_is_found_among_the_traces(text: str, expected: str) -> None:
+    from limla.engines.spark import one_line
+
+    assert one_line(RuntimeError(text)) == expected
