@@ -28,8 +28,8 @@ from limla.cli import limla
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError, LimlaError, SettingsError, UnknownNameError
 from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel, evaluate
-from limla.evaluation.pictures import choose_keys, picture_name
 from limla.evaluation.passes import batch_seed
+from limla.evaluation.pictures import choose_keys, picture_name
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.loaders.cpu import CpuLoader
 from limla.manifest import Manifest, read_manifest, variant_name
