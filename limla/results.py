@@ -6,7 +6,8 @@ presence means the cell is done. Nothing is ever rewritten, so appending cannot 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -201,9 +202,20 @@ def parquet_source(path: AnyPath) -> Path | pa.BufferReader:
     return pa.BufferReader(read_bytes(path)) if is_remote(path) else path
 
 
-def encoding_table(rows: Iterable[EncodingRow]) -> pa.Table:
+@contextmanager
+def table_writer(path: AnyPath, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A Parquet file written part by part, a row group each, whole or not at all: memory stays flat."""
+    with (
+        atomic_open(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", store_schema=True) as writer,
+    ):
+        yield writer
+
+
+def encoding_table(rows: Sequence[EncodingRow]) -> pa.Table:
     """EncodingRows as an Arrow table."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=ENCODING_SCHEMA)
+    columns = {name: [getattr(row, name) for row in rows] for name in ENCODING_SCHEMA.names}
+    return pa.Table.from_pydict(columns, schema=ENCODING_SCHEMA)
 
 
 def prediction_path(results_dir: Path, condition: Condition) -> Path:

@@ -202,7 +202,7 @@ def _check_photos(study: Study, settings: PackSettings) -> int:
         return len(manifest.class_names)
     found = discover(study.raw)
     planned, _ = plan(found, settings)
-    _check_splits(study, {one.split for one in planned}, found.layout == "split folders")
+    _check_splits(study, planned.splits(), found.layout == "split folders")
     return len(found.class_names)
 
 

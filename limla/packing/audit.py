@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from limla.manifest import SPLITS
 from limla.packing.folder import Packed
 
 MIN_ASSOCIATION = 0.1
@@ -18,12 +20,14 @@ MAX_P_VALUE = 0.01
 QUALITY_BIN = 5
 _RARE = 5
 """Values seen less often are counted together: a chi-square test needs that many."""
+_MARK_BYTES = 16
+"""Of a file's SHA-256, by which copies are found."""
 _SHOWN = 6
 """Classes named in a warning."""
 
 
 class Audit:
-    """Counts while packing; memory grows with the number of classes, and about 160 bytes per image for duplicates."""
+    """Counts while packing; memory grows with the number of classes, and by 21 bytes per image for duplicates."""
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         self._class_names = class_names
@@ -34,8 +38,7 @@ class Audit:
         self._converted: list[Counter[str]] = [Counter() for _ in range(num)]
         self._not_standard = 0
         self._notes: Counter[str] = Counter()
-        self._first: dict[bytes, tuple[int, str]] = {}
-        self._duplicates: Counter[str] = Counter()
+        self._marks, self._labels, self._splits = bytearray(), array("I"), array("B")
 
     def add(self, split: str, label: int, picture: Packed) -> None:
         """Count one packed picture."""
@@ -46,19 +49,14 @@ class Audit:
             self._quality[label][picture.jpeg.quality] += 1
             self._subsampling[label][picture.jpeg.subsampling] += 1
             self._not_standard += not picture.jpeg.standard
-        mark = bytes.fromhex(picture.source_sha256)[:16]
-        here = (label, split)
-        if mark not in self._first:
-            self._first[mark] = here
-            return
-        first_label, first_split = self._first[mark]
-        self._duplicates["images"] += 1
-        self._duplicates["across_splits"] += first_split != split
-        self._duplicates["across_classes"] += first_label != label
+        self._marks += bytes.fromhex(picture.source_sha256)[:_MARK_BYTES]
+        self._labels.append(label)
+        self._splits.append(SPLITS.index(split))
 
     def summary(self) -> dict[str, Any]:
         """For the manifest: counts over all and per class, associations with the label, and the warnings."""
         associations = self._associations()
+        duplicates = self._duplicates()
         return {
             "thresholds": {"cramers_v": MIN_ASSOCIATION, "p_value": MAX_P_VALUE},
             "association_with_class": associations,
@@ -66,11 +64,22 @@ class Audit:
             "classes": {name: self._counts([label]) for label, name in enumerate(self._class_names)},
             "tables_not_standard": self._not_standard,
             "notes": dict(self._notes),
-            "duplicates": {
-                name: self._duplicates[name] for name in ("images", "across_splits", "across_classes")
-            },
-            "warnings": [*self._association_warnings(associations), *self._duplicate_warnings()],
+            "duplicates": duplicates,
+            "warnings": [*self._association_warnings(associations), *_duplicate_warnings(duplicates)],
         }
+
+    def _duplicates(self) -> dict[str, int]:
+        """Images that are another one's copy; how many of them lie in another split, or class, than its first one."""
+        columns = np.frombuffer(self._marks, np.uint64).reshape(len(self._labels), -1).T
+        order = np.lexsort(columns)  # stable: of equal files, the first one added stays the first
+        is_copy = np.zeros(len(order), bool)
+        is_copy[1:] = (columns[:, order[1:]] == columns[:, order[:-1]]).all(axis=0)
+        first = order[np.maximum.accumulate(np.where(is_copy, 0, np.arange(len(order))))]
+        found = {"images": is_copy}
+        for name, values in (("across_splits", self._splits), ("across_classes", self._labels)):
+            column = np.frombuffer(values, f"u{values.itemsize}")
+            found[name] = column[order] != column[first]
+        return {name: int(which.sum()) for name, which in found.items()}
 
     def _counts(self, labels: Iterable[int]) -> dict[str, Any]:
         chosen = list(labels)
@@ -122,19 +131,20 @@ class Audit:
             )
         return warnings
 
-    def _duplicate_warnings(self) -> list[str]:
-        warnings: list[str] = []
-        if self._duplicates["across_splits"]:
-            warnings.append(
-                f"byte for byte in another split too: {self._duplicates['across_splits']} of the images, so that "
-                "test or validation images may be trained on; remove the copies"
-            )
-        if self._duplicates["across_classes"]:
-            warnings.append(
-                f"byte for byte in another class too: {self._duplicates['across_classes']} of the images, so that "
-                "one of the labels must be wrong"
-            )
-        return warnings
+
+def _duplicate_warnings(duplicates: dict[str, int]) -> list[str]:
+    warnings: list[str] = []
+    if duplicates["across_splits"]:
+        warnings.append(
+            f"byte for byte in another split too: {duplicates['across_splits']} of the images, so that "
+            "test or validation images may be trained on; remove the copies"
+        )
+    if duplicates["across_classes"]:
+        warnings.append(
+            f"byte for byte in another class too: {duplicates['across_classes']} of the images, so that "
+            "one of the labels must be wrong"
+        )
+    return warnings
 
 
 def _binned(quality: Counter[int]) -> Counter[str]:

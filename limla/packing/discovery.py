@@ -6,12 +6,13 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from limla.errors import DataError
 from limla.manifest import SPLITS
+from limla.packing.rows import Rows
 
 PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"))
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -40,6 +41,14 @@ class SourceFile:
     num_bytes: int
     mtime_ns: int = 0
 
+    @classmethod
+    def parse(
+        cls, folder: str, split: str, class_name: str, rest: str, num_bytes: str, mtime_ns: str
+    ) -> SourceFile:
+        """Of the texts in a `Rows`: `rest` is the path inside the class folder, as the file system has it."""
+        inside = unicodedata.normalize("NFC", rest)
+        return cls(f"{folder}/{rest}", split, class_name, inside, int(num_bytes), int(mtime_ns))
+
 
 @dataclass
 class Discovery:
@@ -60,7 +69,7 @@ class Discovery:
     layout: str = "class folders"
     splits: tuple[str, ...] = SPLITS
     class_names: tuple[str, ...] = ()
-    files: list[SourceFile] = field(default_factory=list)
+    files: Sequence[SourceFile] = ()
     stray: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
@@ -96,14 +105,14 @@ def discover(root: Path) -> Discovery:
     if split_folders:
         found.layout = "split folders"
         found.splits = tuple(split for split in SPLITS if split in split_folders)
+        classes: list[tuple[str, str]] = []
         for split in found.splits:
             inner_folders, inner_files = walker.listing(split_folders[split])
             found.stray += [path for path, _, _ in walker.pictures(split_folders[split], inner_files)]
-            _take_classes(walker, inner_folders, split)
+            classes += [(folder, split) for folder in inner_folders]
     else:
-        _take_classes(walker, folders, "")
-    found.class_names = tuple(sorted({file.class_name for file in found.files}))
-    found.files.sort(key=lambda file: file.path)
+        classes = [(folder, "") for folder in folders]
+    _take_classes(walker, classes)
     if not found.files:
         where = (
             f"{len(found.stray)} pictures lie outside any class folder" if found.stray else "no pictures there"
@@ -134,18 +143,25 @@ def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
     return {}
 
 
-def _take_classes(walker: _Walker, folders: list[str], split: str) -> None:
+def _take_classes(walker: _Walker, classes: list[tuple[str, str]]) -> None:
+    """Fill in the files of class folders, each given with its split, so that they come sorted by path."""
     found = walker.found
-    for folder in folders:
+    files = Rows(SourceFile.parse)
+    class_names: set[str] = set()
+    # the files of one class at a time: sorted at once, they would all be objects at once
+    for folder, split in sorted(classes, key=lambda one: f"{one[0]}/"):
         class_name = printable(unicodedata.normalize("NFC", PurePosixPath(folder).name))
-        before = len(found.files)
-        for path, num_bytes, mtime_ns in walker.walk(folder):
-            inside = unicodedata.normalize("NFC", path[len(folder) + 1 :])
-            found.files.append(SourceFile(path, split, class_name, inside, num_bytes, mtime_ns))
-        if len(found.files) == before:
+        pictures = sorted(walker.walk(folder))
+        for path, num_bytes, mtime_ns in pictures:
+            files.append(folder, split, class_name, path[len(folder) + 1 :], num_bytes, mtime_ns)
+        if pictures:
+            class_names.add(class_name)
+        else:
             found.empty_classes.append(folder)
-    if not split and len(folders) == 1:
-        found.nested = [PurePosixPath(inner).name for inner in walker.peek(folders[0])]
+    found.files = files
+    found.class_names = tuple(sorted(class_names))
+    if len(classes) == 1 and not classes[0][1]:
+        found.nested = [PurePosixPath(inner).name for inner in walker.peek(classes[0][0])]
 
 
 class _Walker:

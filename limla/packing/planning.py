@@ -9,6 +9,7 @@ from typing import NamedTuple
 from limla.files import canonical_json
 from limla.packing.discovery import printable
 from limla.packing.pictures import MAX_FILE_BYTES
+from limla.packing.rows import Rows
 from limla.packing.settings import PackSettings
 from limla.packing.splitting import Planned
 from limla.shards import BLOCK, shard_name
@@ -36,14 +37,23 @@ class Photo(NamedTuple):
     key: str
     label: int
 
+    @classmethod
+    def parse(cls, path: str, num_bytes: str, key: str, label: str) -> Photo:
+        """Of the texts in a `Rows`; an empty key is the path without its extension, as most keys are."""
+        return cls(path, int(num_bytes), key or _key_of(path), int(label))
+
+
+def _key_of(path: str) -> str:
+    return path.rpartition(".")[0]
+
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be made: its name, and its photos in their order."""
+    """One shard to be made: its name, and its photos in their order (some 50 bytes each: names are short)."""
 
     name: str
     split: str
-    photos: tuple[Photo, ...]
+    photos: Sequence[Photo]
 
 
 def cut(planned: Sequence[Planned], class_names: Sequence[str], settings: PackSettings) -> list[ShardPlan]:
@@ -58,7 +68,8 @@ def cut(planned: Sequence[Planned], class_names: Sequence[str], settings: PackSe
 
     def complete() -> None:
         if photos:
-            plans.append(ShardPlan(shard_name(split, number), split, tuple(photos)))
+            rows = (one if one.key != _key_of(one.path) else one._replace(key="") for one in photos)
+            plans.append(ShardPlan(shard_name(split, number), split, Rows(Photo.parse, rows)))
             photos.clear()
 
     for one in planned:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from limla.errors import SettingsError
 from limla.manifest import SPLITS
 from limla.packing.discovery import Discovery, SourceFile
+from limla.packing.rows import Rows
 from limla.packing.settings import PackSettings
 from limla.shards import MAX_KEY_LENGTH
 
@@ -40,7 +46,55 @@ class Planned:
     rank: bytes
 
 
-def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[str]]:
+class Plan(Sequence[Planned]):
+    """Every file with its place, in the order of the shards; kept in columns, some 60 bytes a file."""
+
+    def __init__(self, files: Sequence[SourceFile]) -> None:
+        self._files = files
+        self._keys: Rows[str] = Rows(str)
+        self._numbers, self._labels, self._splits = array("I"), array("I"), array("B")
+        self._ranks = bytearray()
+        self._order: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+
+    def add(self, number: int, key: str, label: int, split: str, rank: bytes) -> None:
+        """Add file `number`. Those that no rank tells apart stay in the order in which they were added."""
+        self._numbers.append(number)
+        self._keys.append(key)
+        self._labels.append(label)
+        self._splits.append(SPLITS.index(split))
+        self._ranks += rank
+
+    def sort(self) -> None:
+        """Put the files into the order of the shards: by split and rank."""
+        # 32 bytes compare as four big-endian numbers do
+        ranks = np.frombuffer(self._ranks, dtype=">u8").reshape(-1, 4).astype(np.uint64)
+        self._order = np.lexsort((*ranks.T[::-1], np.frombuffer(self._splits, dtype=np.uint8)))
+
+    def splits(self) -> frozenset[str]:
+        """The splits that hold files."""
+        return frozenset(SPLITS[number] for number in set(self._splits))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, number: int) -> Planned: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Planned]: ...
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        place = int(self._order[number])
+        return Planned(
+            self._files[self._numbers[place]],
+            self._keys[place],
+            self._labels[place],
+            SPLITS[self._splits[place]],
+            bytes(self._ranks[32 * place : 32 * place + 32]),
+        )
+
+
+def plan(found: Discovery, settings: PackSettings) -> tuple[Plan, list[str]]:
     """Every file's split, key and place, in the order of the shards; and warnings about small classes.
 
     Within a class, files are ranked by SHA-256 of (seed, class, path inside the class) and cut by the fractions, so
@@ -49,16 +103,14 @@ def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[
     Raises `SettingsError` when val is to come from a train folder and there is none, or there is a val folder.
     """
     _check_val_from_train(found, settings)
-    by_class: dict[str, list[SourceFile]] = defaultdict(list)
-    for file in found.files:
-        by_class[file.class_name].append(file)
     slugs = class_slugs(found.class_names)
-    planned: list[Planned] = []
+    planned = Plan(found.files)
     warnings: list[str] = []
-    for label, class_name in enumerate(found.class_names):
-        files = by_class[class_name]
-        keys = file_keys(slugs[class_name], files)
-        ranked = sorted((_rank(settings.seed, file), file.path, file) for file in files)
+    for label, numbers in enumerate(_by_class(found)):
+        class_name = found.class_names[label]
+        files = {number: found.files[number] for number in numbers}
+        keys = file_keys(slugs[class_name], list(files.values()))
+        ranked = sorted((_rank(settings.seed, file), file.path, number) for number, file in files.items())
         if found.layout == "class folders":
             counts = split_counts(len(files), settings.fractions())
             splits = [split for split in SPLITS for _ in range(counts[split])]
@@ -66,17 +118,31 @@ def plan(found: Discovery, settings: PackSettings) -> tuple[list[Planned], list[
                 split for split, share in settings.fractions().items() if share > 0 and not counts[split]
             ]
         else:
-            splits = _given_splits([file.split for _, _, file in ranked], settings.val_from_train)
+            splits = _given_splits([files[number].split for _, _, number in ranked], settings.val_from_train)
             missing = [split for split in planned_splits(found, settings) if split not in splits]
         if missing:
             plural = "image" if len(files) == 1 else "images"
             warnings.append(
                 f"class '{class_name}' has {len(files)} {plural} and none of them in {', '.join(missing)}"
             )
-        for (rank, path, file), split in zip(ranked, splits, strict=True):
-            planned.append(Planned(file, keys[path], label, split, rank))
-    planned.sort(key=lambda one: (SPLITS.index(one.split), one.rank, one.key))
+        placed = [
+            (rank, keys[path], split, number)
+            for (rank, path, number), split in zip(ranked, splits, strict=True)
+        ]
+        for rank, key, split, number in sorted(placed):
+            planned.add(number, key, label, split, rank)
+    planned.sort()
     return planned, warnings
+
+
+def _by_class(found: Discovery) -> Iterator[list[int]]:
+    """The numbers of the files of each class, by class name, in the files' order."""
+    labels = {name: label for label, name in enumerate(found.class_names)}
+    of_file = np.fromiter((labels[file.class_name] for file in found.files), np.int32, len(found.files))
+    order = np.argsort(of_file, kind="stable")
+    ends = np.searchsorted(of_file[order], np.arange(len(labels)), side="right")
+    for start, end in zip((0, *ends[:-1]), ends, strict=True):
+        yield order[start:end].tolist()
 
 
 def planned_splits(found: Discovery, settings: PackSettings) -> tuple[str, ...]:

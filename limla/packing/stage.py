@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from limla.engines import build_engine
 from limla.engines.base import Engine
@@ -34,7 +33,7 @@ from limla.packing.settings import PackSettings
 from limla.packing.shard import PackShard
 from limla.packing.splitting import plan, planned_splits
 from limla.progress import SILENT, Progress
-from limla.results import EncodingRow, encoding_table, write_table
+from limla.results import ENCODING_SCHEMA, EncodingRow, encoding_table, table_writer
 from limla.shards import ShardEntry, index_path
 from limla.storage import AnyPath, exists, is_remote, make_folder
 
@@ -90,10 +89,11 @@ def pack(
     planned, warnings = plan(found, settings)
     warnings = [*_layout_warnings(source, found, planned_splits(found, settings)), *warnings]
     plans = cut(planned, found.class_names, settings)
-    planned.clear()  # what grows with the number of photos is kept once: in the plans
     folder = data_dir / SOURCE
     run = _run_of(folder, found, settings)
-    found.files.clear()
+    # what grows with the number of photos is kept once: in the plans
+    del planned
+    found.files = ()
     make_folder(folder)
     with exclusive(data_dir / LOCK, "limla pack"):
         existing = _existing(folder, run.settings, progress)
@@ -236,16 +236,14 @@ class _Tally:
         self.refused = [Refused(path, "not inside a class folder") for path in stray]
         self.audit = Audit(class_names)
         self.packed: Counter[int] = Counter()
-        self.tables: list[pa.Table] = []
 
-    def add(self, plan: ShardPlan, part: Part) -> None:
-        """Count one finished shard."""
+    def add(self, plan: ShardPlan, part: Part) -> Iterator[EncodingRow]:
+        """Count one finished shard; gives its rows."""
         assert len(part.packed) + len(part.refused) == len(plan.photos), plan.name
         self.refused += part.refused
         if part.entry is None:
             return
         self.entries.append(part.entry)
-        rows: list[EncodingRow] = []
         for picture in part.packed:
             photo = plan.photos[picture.number]
             self.audit.add(plan.split, photo.label, picture)
@@ -253,8 +251,7 @@ class _Tally:
             # what the original costs: a converted picture's PNG is our own choice, and several times as large
             cost, height, width = picture.source_num_bytes, picture.height, picture.width
             rate = rate_bpp(cost, height, width)
-            rows.append(EncodingRow(photo.key, plan.split, SOURCE, None, height, width, cost, rate))
-        self.tables.append(encoding_table(rows))
+            yield EncodingRow(photo.key, plan.split, SOURCE, None, height, width, cost, rate)
 
 
 def _finish(
@@ -263,14 +260,16 @@ def _finish(
     """Turn the parts into the tables and the manifest. All shards must be finished."""
     folder = run.folder
     tally = _Tally(found.class_names, found.stray)
-    for one in plans:
-        tally.add(one, read_part(folder / one.name))
-    write_quarantine(folder / QUARANTINE, tally.refused)
-    num_packed = tally.packed.total()
-    num_found = num_packed + len(tally.refused)
-    if not num_packed:
-        raise DataError(f"{source}: none of {num_found} pictures can be decoded; see {folder / QUARANTINE}")
-    write_table(folder / "encoding.parquet", pa.concat_tables(tally.tables).combine_chunks())
+    with table_writer(folder / "encoding.parquet", ENCODING_SCHEMA) as writer:
+        for one in plans:
+            rows = list(tally.add(one, read_part(folder / one.name)))
+            if rows:
+                writer.write_table(encoding_table(rows))
+        write_quarantine(folder / QUARANTINE, tally.refused)
+        num_packed = tally.packed.total()
+        num_found = num_packed + len(tally.refused)
+        if not num_packed:
+            raise DataError(f"{source}: none of {num_found} pictures can be decoded; see {folder / QUARANTINE}")
     empty = [name for label, name in enumerate(found.class_names) if not tally.packed[label]]
     late = [f"class '{name}' has no picture that can be decoded" for name in empty]
     summary = tally.audit.summary()

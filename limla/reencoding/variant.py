@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limla.errors import DataError, SettingsError
-from limla.files import atomic_open, canonical_json, remove_unfinished, write_bytes, write_json
+from limla.files import canonical_json, remove_unfinished, write_bytes, write_json
 from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shard
 from limla.metrics import rate_bpp
-from limla.results import ENCODING_SCHEMA, parquet_source
+from limla.results import ENCODING_SCHEMA, parquet_source, table_writer
 from limla.shards import ShardEntry, index_path, read_index
 from limla.storage import AnyPath, exists, in_parallel, listing, make_folder, read_bytes, remove
 
@@ -180,11 +180,7 @@ class Variant:
         """Turn the parts into `encoding.parquet` and the manifest. All shards must be finished."""
         entries: list[ShardEntry] = []
         summary = VariantSummary(self.folder.name, 0, 0, 0.0, 0)
-        with (
-            atomic_open(self.folder / ENCODING) as file,
-            pq.ParquetWriter(file, ENCODING_SCHEMA, compression="zstd", store_schema=True) as writer,
-        ):
-            # one row group per shard: memory stays flat
+        with table_writer(self.folder / ENCODING, ENCODING_SCHEMA) as writer:
             for entry, costs in in_parallel(self._read_part, [shard.name for shard in source.shards]):
                 table = self._table(entry.split, costs)
                 writer.write_table(table)
