@@ -24,8 +24,8 @@ from limla.tasks.classification import Classification
 from limla.training import TrainSettings, train
 from limla.training.folder import METRIC_NAMES, State, append_line
 from limla.training.passes import Totals, check_lone_samples, without_lone_samples
-from limla.world import World
 from limla.types import Batch, Preprocessing
+from limla.world import World
 from tests.toy import CLASS_NAMES, make_toy
 
 ALONE = World(0, 1, torch.device("cpu"))
