@@ -95,8 +95,8 @@ def same_files(reference: str) -> Callable[[Mapping[str, Facts]], dict[str, Any]
 def same_attacks(ours: str, reference: str) -> Callable[[Mapping[str, Facts]], dict[str, Any]]:
     """A check that both attacked alike: the files each pass saved hold images and predictions per attack.
 
-    Float rounding decides some signs of gradients, so single values differ; predictions of more than a tenth of
-    the images may not.
+    Float rounding decides some signs of gradients, so single values differ. Predictions may for a tenth of the
+    images, and for one image always: an untrained model has close calls.
     """
 
     def check(facts: Mapping[str, Facts]) -> dict[str, Any]:
@@ -105,7 +105,9 @@ def same_attacks(ours: str, reference: str) -> Callable[[Mapping[str, Facts]], d
             with np.load(Path(path)) as a, np.load(Path(facts[reference]["saved"][part])) as b:
                 equal_values = float((np.abs(a["images"] - b["images"]) <= 1e-5).mean())
                 equal_predictions = float((a["predictions"] == b["predictions"]).mean())
-            if equal_predictions < 1 - _PREDICTIONS_TOLERANCE:
+                num_flipped = int((a["predictions"] != b["predictions"]).sum())
+                num_allowed = max(1, int(_PREDICTIONS_TOLERANCE * len(a["predictions"])))
+            if num_flipped > num_allowed:
                 raise BenchmarkError(
                     f"{part}: '{ours}' and '{reference}' agree on only {100 * equal_predictions:.0f}% of the "
                     "predictions"

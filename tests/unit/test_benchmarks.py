@@ -177,11 +177,13 @@ def test_other_files_are_told_apart() -> None:
 
 def test_other_predictions_are_told_apart(tmp_path: Path) -> None:
     facts = {}
-    for name, predictions in (("a", [0, 1]), ("b", [1, 1])):
+    for name, predictions in (("a", [0, 1, 1, 1]), ("close", [1, 1, 1, 1]), ("b", [1, 0, 1, 1])):
         path = tmp_path / f"{name}.npz"
-        np.savez(path, images=np.zeros((2, 3, 8, 8)), predictions=np.array(predictions))
+        np.savez(path, images=np.zeros((4, 3, 8, 8)), predictions=np.array(predictions))
         facts[name] = {"saved": {"pgd": str(path)}}
     assert checks.same_attacks("a", "a")(facts)["parts"]["pgd"]["fraction_of_predictions_equal"] == 1
+    # one image of a few is luck, two are not
+    assert checks.same_attacks("a", "close")(facts)["parts"]["pgd"]["fraction_of_predictions_equal"] == 0.75
     with pytest.raises(BenchmarkError, match="agree on only 50%"):
         checks.same_attacks("a", "b")(facts)
 
