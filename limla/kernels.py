@@ -13,12 +13,15 @@ import hashlib
 import importlib.metadata
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from limla.errors import SettingsError
 
 _DIGEST_BYTES = 32
 _lock = threading.Lock()
@@ -35,16 +38,23 @@ class Kernel:
     def __init__(self, function: Callable[..., None], arguments: tuple[str, ...]) -> None:
         self.function = function
         self.arguments = arguments
+        self._native: Callable[..., Any] | None = None
         functools.update_wrapper(self, function)
 
     def __call__(self, *arguments: int) -> None:
-        """Call it with numbers and addresses (`array.ctypes.data`); the caller keeps the arrays alive."""
-        self._compiled(*arguments)
+        """Call it with numbers and addresses (`array.ctypes.data`); the caller keeps the arrays alive.
 
-    @functools.cached_property
-    def _compiled(self) -> Callable[..., Any]:
+        The first call compiles; `SettingsError` when numba is told not to.
+        """
+        native = self._native or self._load()
+        native(*arguments)
+
+    def _load(self) -> Callable[..., Any]:
         kinds = [ctypes.c_void_p if name.endswith("*") else ctypes.c_int64 for name in self.arguments]
         with _lock:
+            # another thread's: a second engine in the place of the first would free code that is running
+            if self._native is not None:
+                return self._native
             path = self._cache_path()
             kept = None if path is None else _read(path)
             if kept is None:
@@ -53,19 +63,22 @@ class Kernel:
                     _write(path, kept)
             name, _, code = kept.partition(b"\n")
             self._engine = _place(code)  # it owns the code
-        address = self._engine.get_function_address(name.decode())
-        assert address, name
-        native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
-        # numba's convention: where to put the result and an error, of which there are none, then the arguments
-        self._result = ctypes.c_int64()
-        nowhere = ctypes.addressof(self._result)
-        return functools.partial(native, nowhere, nowhere)
+            address = self._engine.get_function_address(name.decode())
+            assert address, name
+            native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *kinds)(address)
+            # numba's convention: where to put the result and an error, of which there are none, then the arguments
+            self._result = ctypes.c_int64()
+            nowhere = ctypes.addressof(self._result)
+            self._native = functools.partial(native, nowhere, nowhere)
+            return self._native
 
     def _compile(self) -> bytes:
         """The function's name in the machine code, a line feed, and the machine code (an object file)."""
         import llvmlite.binding as llvm
         import numba
 
+        if vars(numba)["config"].DISABLE_JIT:
+            raise SettingsError("numba is told not to compile, and limla needs it to: unset NUMBA_DISABLE_JIT")
         listed = ", ".join(re.sub(r"(\w+)\*", r"CPointer(\1)", name) for name in self.arguments)
         options = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         (text,) = numba.njit(f"void({listed})", **options)(self.function).inspect_llvm().values()
@@ -77,7 +90,7 @@ class Kernel:
         return f"{name}\n".encode() + _machine().emit_object(llvm.parse_assembly(text))
 
     def _cache_path(self) -> Path | None:
-        """Named by all that decides the code: the module's text, the libraries, and the processor's abilities.
+        """Named by all that decides the code: the modules' text, the libraries, and the processor's abilities.
 
         None for a user without a home, and a module without its text.
         """
@@ -85,11 +98,14 @@ class Kernel:
 
         try:
             folder = kernel_folder()
-            module = Path(self.function.__code__.co_filename).read_text(encoding="utf-8")
+            texts = [
+                Path(name).read_text(encoding="utf-8")
+                for name in (self.function.__code__.co_filename, __file__)
+            ]
         except (OSError, RuntimeError):
             return None
         parts = (
-            module,
+            *texts,
             *self.arguments,
             *(importlib.metadata.version(name) for name in ("numba", "llvmlite")),
             llvm.get_default_triple(),
@@ -145,19 +161,29 @@ def _place(code: bytes) -> Any:
 
 
 def _read(path: Path) -> bytes | None:
-    """What is kept at `path` behind its SHA-256; None where there is nothing, or not all of it."""
+    """What is kept at `path` behind its SHA-256; None where there is nothing, not all of it, or another's.
+
+    Machine code is run as it is, so it must be this user's own, in a folder that nobody else may write to.
+    """
     try:
-        kept = path.read_bytes()
+        with path.open("rb") as file:
+            if not all(_is_ours_alone(status) for status in (os.fstat(file.fileno()), path.parent.stat())):
+                return None
+            kept = file.read()
     except OSError:
         return None
     mark, data = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
     return data if mark == hashlib.sha256(data).digest() else None
 
 
+def _is_ours_alone(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def _write(path: Path, data: bytes) -> None:
     """Keep it, whole or not at all; where that cannot be (no home, a full disk) the next process compiles."""
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:

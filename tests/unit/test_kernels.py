@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from limla.codecs import ycbcr
+from limla.kernels import Kernel
 
 SCRIPT = """
 import sys
@@ -40,13 +45,47 @@ def test_the_second_process_does_without_numba(tmp_path: Path) -> None:
         assert [path.read_bytes() for path in (tmp_path / "limla/kernels").iterdir()] == [before]
 
 
-@pytest.mark.parametrize("what", ["a file", "read-only"])
-def test_a_cache_folder_that_takes_nothing_is_no_failure(tmp_path: Path, what: str) -> None:
-    if what == "a file":
-        (tmp_path / "limla").write_bytes(b"")
-    else:
-        (tmp_path / "limla").mkdir(mode=0o500)  # root may write here all the same
+def test_a_cache_folder_that_takes_nothing_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "limla").write_bytes(b"")
     assert run(tmp_path) == "compiled"
+    assert run(tmp_path) == "compiled"
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_machine_code_that_others_may_write_is_not_run(tmp_path: Path, what: str) -> None:
+    assert run(tmp_path) == "compiled"
+    (kept,) = (tmp_path / "limla/kernels").iterdir()
+    open_to_all = kept.parent if what == "folder" else kept
+    open_to_all.chmod(0o777)
+    assert run(tmp_path) == "compiled"
+    open_to_all.chmod(0o700)
+    assert run(tmp_path) == "kept"
+
+
+def test_threads_that_call_first_share_one_compiled_kernel() -> None:
+    kernel = Kernel(ycbcr._fill.function, ycbcr._fill.arguments)
+    placed: list[Any] = []
+    together = threading.Barrier(8)
+
+    def load() -> None:
+        together.wait()
+        placed.append(kernel._load())
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(placed) == 8
+    assert all(one is placed[0] for one in placed)
+
+
+def test_numba_told_not_to_compile_is_a_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", SCRIPT]
+    told = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert told.returncode != 0
+    assert told.stderr.splitlines()[-1].endswith("unset NUMBA_DISABLE_JIT")
 
 
 def test_processes_that_start_at_once_all_succeed(tmp_path: Path) -> None:
