@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 # a process that ends takes its connections with it, which the others notice at once; this is for one that hangs
 _TIMEOUT = timedelta(minutes=30)
+# of `World.wait`: until then one process may read every byte of a variant while the others have nothing to do
+_WAIT_TIMEOUT = timedelta(days=7)
+_waiting_group: ContextVar[Any] = ContextVar("group of World.wait", default=None)
 _STORE_TIMEOUT = timedelta(seconds=5)
 _SECONDS_FOR_THE_OTHERS = 3.0
 
@@ -65,9 +69,10 @@ class World:
         return values or []
 
     def wait(self) -> None:
-        """Go on when every process has come here."""
-        self.gather(None)
-        self.broadcast(None)
+        """Go on when every process has come here, however long one of them has work before that."""
+        if self.world_size > 1:
+            with _others_alive():
+                torch.distributed.all_reduce(torch.zeros(1), group=_waiting_group.get())
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The tensor summed over all processes, in place."""
@@ -132,10 +137,13 @@ def joined(world: World, tensors: bool = True) -> Iterator[None]:
             )
         else:
             torch.distributed.init_process_group(backend, timeout=_TIMEOUT)
+        group = torch.distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
+    token = _waiting_group.set(group)
     try:
         with _others_alive():
             yield
     finally:
+        _waiting_group.reset(token)
         torch.distributed.destroy_process_group()
 
 

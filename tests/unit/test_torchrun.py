@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -304,12 +305,54 @@ def test_processes_that_see_other_data_are_refused(data_dir: Path, checkpoint: P
 
 def test_a_broken_connection_is_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *arguments, **more: None)
+    monkeypatch.setattr(torch.distributed, "new_group", lambda *arguments, **more: None)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     world = World(1, 2, torch.device("cpu"))
     with pytest.raises(ProcessLostError, match="another process of this run has ended"), joined(world):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
     with pytest.raises(RuntimeError, match="a bug of ours"), joined(world):
         raise RuntimeError("a bug of ours")
+
+
+WAITING = """
+import os, sys, time
+from datetime import timedelta
+import torch
+from limla import world
+from limla.errors import ProcessLostError
+world._TIMEOUT = timedelta(seconds=2)
+me = world.torchrun_world("cpu")
+with world.joined(me, tensors=False):
+    if me.rank == 1:
+        time.sleep(4)
+    me.wait()
+    print("together", flush=True)
+    if me.rank == 1:
+        os._exit(3)
+    try:
+        me.wait()
+    except ProcessLostError:
+        print("told", flush=True)
+"""
+
+
+def test_one_process_may_keep_the_others_waiting_but_not_die() -> None:
+    """Longer than all else may take, as where it reads a large variant; its end is noticed at once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    begun = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITING],
+            env={**ENVIRONMENT, **place, "RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=60)[0].split() for process in begun]
+    assert said == [["together", "told"], ["together"]]
 
 
 def test_a_process_without_torchruns_store_tells_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
