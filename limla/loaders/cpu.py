@@ -39,8 +39,12 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A batch in the making. `images` is (n, 3, S, S) float32, or None while sizes are not known."""
+    """A batch in the making. `images` is (n, 3, S, S) float32, or None while sizes are not known.
 
+    `first` is the index of its first sample.
+    """
+
+    first: int
     images: torch.Tensor | None
     tasks: list[Future[list[_Sample]]]
 
@@ -113,6 +117,7 @@ class CpuLoader:
             planes = images.numpy()
         step = max(1, len(indices) // (_TASKS_PER_THREAD * self._num_threads))
         return _Pending(
+            int(indices[0]),
             images,
             [
                 pool.submit(self._load, indices[start : start + step], planes, start, epoch)
@@ -150,6 +155,8 @@ class CpuLoader:
         pending = waiting[0]
         samples = [sample for task in pending.tasks for sample in task.result()]
         waiting.popleft()
+        if not self._settings.training:
+            self._source.forget(pending.first)
         images = self._stack(samples) if pending.images is None else pending.images
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         device = self._settings.device

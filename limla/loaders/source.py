@@ -12,27 +12,28 @@ import itertools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from limla.cache import LocalCopy, fetch
 from limla.errors import DataError, SettingsError
 from limla.manifest import Manifest, check_sizes, read_manifest, verify_shards
-from limla.shards import ShardEntry, ShardReader, index_path, read_indexes
+from limla.shards import ShardEntry, ShardIndex, ShardReader, index_path, read_indexes
 from limla.storage import AnyPath, is_remote
 
 _FETCHES_AT_ONCE = 3
+_MAPPED_AT_ONCE = 64
+"""Each map holds a file open, and a process may have a thousand; mapping one again costs 20 µs."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One encoded sample.
 
     Attributes:
         key: the sample key.
         tar_path: the shard it lies in, for error messages.
         extension: of the image ("jpg", "png", …).
-        image: the encoded image; a view of the shard, valid while the source is open.
+        image: the encoded image; a view of the shard, which stays mapped as long as a view is held.
         label: the class index, checked against the class names.
     """
 
@@ -47,7 +48,8 @@ class ShardSource:
     """The shards a loader reads: a sample is known by its index, 0 to `num_samples` - 1, in shard order.
 
     Several folders (a mix of variants of one dataset) stand one after the other, so each image comes once
-    per variant. Shards are opened when first read and stay open until `close`. Thread-safe.
+    per variant. Shards are mapped when first read, and a few dozen stay so; their indexes stay until `forget` or
+    `close`. Thread-safe.
 
     Attributes:
         split: "train", "val" or "test".
@@ -75,6 +77,8 @@ class ShardSource:
         self.num_samples = self._starts[-1]
         self.recheck = recheck
         self._readers: dict[int, ShardReader] = {}
+        self._indexes: dict[int, ShardIndex] = {}
+        self._num_forgotten = 0
         self._lock = threading.Lock()
         self._fetches: dict[int, Future[LocalCopy]] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -112,18 +116,46 @@ class ShardSource:
         if reader is None:
             copy = self.local_tar(shard)
             with self._lock:
-                if shard not in self._readers:
-                    self._readers[shard] = _open_reader(self.tar_paths[shard], copy, self.counts[shard])
-                reader = self._readers[shard]
+                reader = self._readers.get(shard)
+                if reader is None:
+                    reader = self._open(shard, copy)
         return reader
+
+    def _open(self, shard: int, copy: Path) -> ShardReader:
+        """Map a shard; the one mapped first makes room. Nothing is closed: other threads may be reading it."""
+        path, count = self.tar_paths[shard], self.counts[shard]
+        reader = ShardReader(path, copy, self._indexes.get(shard))
+        if len(reader) != count:
+            raise DataError(
+                f"{index_path(path)}: lists {len(reader)} samples, but the manifest says {count}; "
+                "make the folder again"
+            )
+        if len(self._readers) >= _MAPPED_AT_ONCE:
+            del self._readers[next(iter(self._readers))]
+        self._readers[shard], self._indexes[shard] = reader, reader.locations
+        return reader
+
+    def forget(self, index: int) -> None:
+        """Let go of the shards that lie before the sample `index`, as a pass in order does not come back to them.
+
+        A later read opens them again.
+        """
+        shard, _ = self.locate(index)
+        if shard == self._num_forgotten:
+            return
+        with self._lock:
+            self._num_forgotten = shard
+            for known in (self._readers, self._indexes):
+                for number in [number for number in known if number < shard]:
+                    del known[number]
 
     def read(self, index: int) -> Record:
         """The encoded sample at `index`; raises `DataError` naming the shard for a damaged member."""
         shard, number = self.locate(index)
         reader = self.reader(shard)
-        place = reader.locations[number]
-        label = self.check_label(reader.label(number), shard, place.key)
-        return Record(place.key, reader.path, place.extension, reader.member(number, place.extension), label)
+        key, extension = reader.locations.key(number), reader.locations.extension(number)
+        label = self.check_label(reader.label(number), shard, key)
+        return Record(key, reader.path, extension, reader.member(number, extension), label)
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) of a sample as its `json` member records them."""
@@ -134,7 +166,7 @@ class ShardSource:
             return int(metadata["height"]), int(metadata["width"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{reader.path}: 'json' of '{reader.locations[number].key}' lacks height and width; "
+                f"{reader.path}: 'json' of '{reader.locations.key(number)}' lacks height and width; "
                 "make the shard again"
             ) from error
 
@@ -161,22 +193,12 @@ class ShardSource:
             for reader in self._readers.values():
                 reader.close()
             self._readers.clear()
+            self._indexes.clear()
             for fetched in self._fetches.values():
                 if not fetched.cancelled() and fetched.exception() is None:
                     fetched.result().close()
             self._fetches.clear()
         self._stop = threading.Event()
-
-
-def _open_reader(tar_path: AnyPath, copy: Path, count: int) -> ShardReader:
-    reader = ShardReader(tar_path, copy)
-    if len(reader) != count:
-        reader.close()
-        raise DataError(
-            f"{index_path(tar_path)}: lists {len(reader)} samples, but the manifest says {count}; "
-            "make the folder again"
-        )
-    return reader
 
 
 def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = True) -> ShardSource:

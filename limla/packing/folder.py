@@ -22,7 +22,7 @@ from limla.packing.planning import ShardPlan
 from limla.packing.reading import UNREADABLE, Prepared, Refused
 from limla.progress import Progress
 from limla.shards import ShardEntry, index_path
-from limla.storage import AnyPath, listing, read_bytes, remove
+from limla.storage import AnyPath, in_parallel, is_remote, listing, read_bytes, remove
 
 SETTINGS = "settings.json"
 _SHARD_FILE = re.compile(r"(?P<stem>(train|val|test)-\d{6})\.(tar|idx|part\.json)")
@@ -144,8 +144,14 @@ class PackFolder:
     def _begun(self) -> dict[str, Any]:
         return {"settings": self.settings, "photos_id": self.photos_id, "versions": self.versions}
 
-    def begin(self, plans: Sequence[ShardPlan], progress: Progress) -> list[ShardPlan]:
+    def begin(
+        self, plans: Sequence[ShardPlan], there: dict[str, int | None], progress: Progress
+    ) -> list[ShardPlan]:
         """Leave in the folder what it is going to be, and clear away what is not part of that.
+
+        `there` is a listing of the folder from before its manifest was judged: what came later is another run's,
+        as an object store has no locks, and stays. So do planned tars without a record there: a run that goes on
+        at the same time has just written them, or they will be overwritten.
 
         Returns the shards that are still to be made. Those of an interrupted run are kept when it had the same
         settings, photos and library versions; when only the photos or versions differ, all are made again.
@@ -153,15 +159,21 @@ class PackFolder:
         Raises `SettingsError` when the folder was begun with other settings.
         """
         remove_unfinished(self.folder)
-        there = listing(self.folder)
         if SETTINGS in there:
             self._check_begun(progress)
         # while the manifest of a damaged folder is there, the folder counts as a finished one
         write_json(self.folder / SETTINGS, self._begun())
-        missing = [plan for plan in plans if not self._has(plan, there)]
-        lacking = {plan.name for plan in missing}
-        kept = {plan.name.removesuffix(".tar") for plan in plans if plan.name not in lacking}
-        stale = [name for name in there if (match := _SHARD_FILE.fullmatch(name)) and match["stem"] not in kept]
+        finished = in_parallel(lambda plan: self._has(plan, there), plans)
+        kept, missing = set[str](), list[ShardPlan]()
+        for plan, is_finished in zip(plans, finished, strict=True):
+            if is_finished:
+                kept.add(plan.name.removesuffix(".tar"))
+            else:
+                missing.append(plan)
+        staying = {plan.name.removesuffix(".tar") for plan in plans} if is_remote(self.folder) else kept
+        stale = [
+            name for name in there if (match := _SHARD_FILE.fullmatch(name)) and match["stem"] not in staying
+        ]
         if FILE_NAME in there:
             stale.append(FILE_NAME)
         remove(self.folder / name for name in stale)
@@ -175,6 +187,8 @@ class PackFolder:
             begun = json.loads(read_bytes(path))
             there, photos_id, versions = begun["settings"], begun["photos_id"], begun["versions"]
             input_id = there["input_id"]
+        except FileNotFoundError:  # a run that finished meanwhile removed it
+            return
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: damaged ({error}); remove the folder {self.folder} and run this again"
@@ -192,7 +206,7 @@ class PackFolder:
             return False
         try:
             part = read_part(tar)
-        except DataError:
+        except (DataError, FileNotFoundError):  # a run that finished meanwhile removes them
             return False
         hopeful = {photo.path for photo in plan.photos if photo.num_bytes}
         if part.run_id != self.run_id or any(

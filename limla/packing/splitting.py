@@ -9,7 +9,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, overload
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from limla.errors import SettingsError
 from limla.manifest import SPLITS
-from limla.packing.discovery import Discovery, SourceFile
+from limla.packing.discovery import Discovery, SourceFile, stem_and_suffix
 from limla.packing.rows import Rows
 from limla.packing.settings import PackSettings
 from limla.shards import MAX_KEY_LENGTH
@@ -232,7 +231,7 @@ def file_keys(class_slug: str, files: Sequence[SourceFile]) -> dict[str, str]:
     `<class>/<slug of the stem>-<first 8 hexadecimal digits of SHA-256 of the path>`.
     """
     room = MAX_KEY_LENGTH - len(class_slug) - 1
-    stems = {file.path: PurePosixPath(file.path).stem for file in files}
+    stems = {file.path: stem_and_suffix(file.path)[0] for file in files}
     slugs = {path: slug(stem) or "image" for path, stem in stems.items()}
     groups = _groups(slugs)
     keys: dict[str, str] = {}

@@ -35,7 +35,7 @@ from limla.packing.splitting import plan, planned_splits
 from limla.progress import SILENT, Progress
 from limla.results import ENCODING_SCHEMA, EncodingRow, encoding_table, table_writer
 from limla.shards import ShardEntry, index_path
-from limla.storage import AnyPath, exists, is_remote, make_folder
+from limla.storage import AnyPath, in_parallel, is_remote, listing, make_folder
 
 LOCK = ".pack.lock"
 QUARANTINE = "quarantine.jsonl"
@@ -96,20 +96,21 @@ def pack(
     found.files = ()
     make_folder(folder)
     with exclusive(data_dir / LOCK, "limla pack"):
-        existing = _existing(folder, run.settings, progress)
+        there = listing(folder)
+        existing = _existing(folder, there, run.settings, progress)
         if existing:
             tidy(folder)
             progress.say(f"nothing to do: {folder} is complete")
             return _told(_result(existing, folder, made=False), progress)
         for warning in warnings:
             progress.say(f"warning: {warning}")
-        missing = run.begin(plans, progress)
+        missing = run.begin(plans, there, progress)
         work = PackShard(source.absolute(), folder, run.run_id, found.class_names, settings)
         try:
             _make(work, missing, progress, engine)
         finally:
             remove_unfinished(folder)
-        manifest = _finish(source, run, found, plans, warnings)
+        manifest = _finish_or_find(source, run, found, plans, warnings, progress)
     for warning in manifest.summary["audit"]["warnings"][len(warnings) :]:
         progress.say(f"warning: {warning}")
     return _told(_result(manifest, folder, made=True), progress)
@@ -205,9 +206,11 @@ def _run_of(folder: AnyPath, found: Discovery, settings: PackSettings) -> PackFo
     return PackFolder(folder, recorded, dates.hexdigest(), library_versions(("numpy", "pillow", "simplejpeg")))
 
 
-def _existing(folder: AnyPath, recorded: dict[str, Any], progress: Progress) -> Manifest | None:
+def _existing(
+    folder: AnyPath, there: dict[str, int | None], recorded: dict[str, Any], progress: Progress
+) -> Manifest | None:
     """The manifest of a complete earlier run with the same input and settings; None when there is work to do."""
-    if not exists(folder / FILE_NAME):
+    if FILE_NAME not in there:
         return None
     manifest = read_manifest(folder)
     if manifest.settings.get("input_id") != recorded["input_id"]:
@@ -220,7 +223,7 @@ def _existing(folder: AnyPath, recorded: dict[str, Any], progress: Progress) -> 
         for split in manifest.splits():
             verify_shards(folder, manifest, split, contents=False)
             for shard in manifest.of_split(split):
-                if not exists(index_path(folder / shard.name)):
+                if index_path(folder / shard.name).name not in there:
                     raise DataError(f"{index_path(folder / shard.name)}: missing")
     except DataError as error:
         progress.say(f"warning: {error}; packing again")
@@ -254,6 +257,25 @@ class _Tally:
             yield EncodingRow(photo.key, plan.split, SOURCE, None, height, width, cost, rate)
 
 
+def _finish_or_find(
+    source: Path,
+    run: PackFolder,
+    found: Discovery,
+    plans: list[ShardPlan],
+    warnings: list[str],
+    progress: Progress,
+) -> Manifest:
+    """Finish the folder; in a store, which has no locks, another run may have done so and cleared the parts away."""
+    try:
+        return _finish(source, run, found, plans, warnings)
+    except FileNotFoundError:
+        existing = _existing(run.folder, listing(run.folder), run.settings, progress)
+        if existing is None:
+            raise
+        tidy(run.folder)
+        return existing
+
+
 def _finish(
     source: Path, run: PackFolder, found: Discovery, plans: list[ShardPlan], warnings: list[str]
 ) -> Manifest:
@@ -261,8 +283,11 @@ def _finish(
     folder = run.folder
     tally = _Tally(found.class_names, found.stray)
     with table_writer(folder / "encoding.parquet", ENCODING_SCHEMA) as writer:
-        for one in plans:
-            rows = list(tally.add(one, read_part(folder / one.name)))
+        tars = [folder / one.name for one in plans]
+        # a store is asked for several at a time; on a disk one after the other, so that one is in memory
+        parts = in_parallel(read_part, tars) if is_remote(folder) else map(read_part, tars)
+        for one, part in zip(plans, parts, strict=True):
+            rows = list(tally.add(one, part))
             if rows:
                 writer.write_table(encoding_table(rows))
         write_quarantine(folder / QUARANTINE, tally.refused)
