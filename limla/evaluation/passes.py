@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from limla.attacks.base import Attack
-from limla.errors import DataError
+from limla.errors import DataError, SettingsError
 from limla.evaluation.models import EvaluatedModel
 from limla.evaluation.pictures import to_uint8
 from limla.evaluation.settings import EvaluateSettings
@@ -123,6 +123,7 @@ def run_pass(
         example = world.broadcast(batch.images[:2].cpu() if world.is_first and batch else None)
         assert example is not None, "the first process has the first batch"
         model.prepare(example)
+        _check_same_speedups(model, world)
     num_steps = -(-num_batches // world.world_size)
     step, length = 0, 1
     while step < num_steps:
@@ -146,6 +147,28 @@ def run_pass(
         )
     times = world.gather(PassSeconds(feed.seconds, tuple(cell.seconds_computing for cell in cells)))
     return world.broadcast(max(times, key=lambda one: one.loading + sum(one.computing)) if times else None)  # pyright: ignore[reportReturnType]
+
+
+def _check_same_speedups(model: EvaluatedModel, world: World) -> None:
+    """Raise `SettingsError` when another process left out a speed-up that this one uses: its rows would differ.
+
+    Each finds out on its own CPU or GPU which of them suit the model.
+    """
+    victim = model.victim
+    found = {
+        "batch norms fused into convolutions": victim.fused_layers,
+        "channels-last": victim.channels_last,
+        "frozen convolutions": victim.frozen_layers,
+        "batches in parts": victim.splits,
+    }
+    for number, (others, notes) in enumerate(world.gather((found, victim.notes))):
+        for name, value in found.items():
+            if others[name] != value:
+                why = "; ".join(dict.fromkeys([*notes, *victim.notes]))
+                raise SettingsError(
+                    f"{model.where}: its speed-up '{name}' is {others[name]} in process {number} and {value} in "
+                    f"process 0 ({why}), so rows would depend on who computes them: start all on CPUs or GPUs of one kind"
+                )
 
 
 def _run_batch(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,14 @@ from click.testing import CliRunner
 from limla.cli import limla
 from limla.errors import ProcessLostError, SettingsError
 from limla.evaluation import evaluate
+from limla.evaluation.models import EvaluatedModel, model_sources
+from limla.evaluation.passes import run_pass
 from limla.evaluation.stage import _check_alike
+from limla.loaders.base import LoaderSettings, open_loader
 from limla.manifest import variant_name
 from limla.models.base import ModelInfo, build_model
 from limla.models.checkpoint import save_checkpoint
+from limla.progress import SILENT
 from limla.results import read_predictions
 from limla.shards import read_index, shard_name
 from limla.world import World, joined, tells_the_user
@@ -301,6 +305,46 @@ def test_processes_that_see_other_data_are_refused(data_dir: Path, checkpoint: P
         SettingsError, match=r"process 1 sees another decoder \(dali-gpu\) than process 0 \(cpu\)"
     ):
         _check_alike([condition], TwoProcesses([other]))
+
+
+class Elsewhere(World):
+    """The first of two processes; on the other one's CPU something is not found to suit the model."""
+
+    def __init__(self, name: str, value: object) -> None:
+        super().__init__(0, 2, torch.device("cpu"))
+        object.__setattr__(self, "change", {name: value})
+
+    def gather(self, value: Any) -> list[Any]:
+        found, notes = value
+        assert vars(self)["change"].keys() <= found.keys()
+        return [value, ({**found, **vars(self)["change"]}, (*notes, "logits differ by 2.0e-03 of 1.0e+00"))]
+
+    def broadcast(self, value: Any) -> Any:
+        return value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        ("batch norms fused into convolutions", 0, r"is 0 in process 1 and [1-9]\d* in process 0"),
+        ("channels-last", False, "is False in process 1 and True in process 0"),
+        ("frozen convolutions", -1, r"is -1 in process 1 and \d+ in process 0"),
+        ("batches in parts", False, r"is False in process 1 and True in process 0 \(logits differ by 2.0e-03"),
+    ],
+)
+def test_processes_that_use_other_speed_ups_are_refused(
+    name: str, value: object, seen: str, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(data_dir, checkpoint, tmp_path)
+    (source,) = model_sources(settings, "cpu", CLASSES)
+    model = EvaluatedModel(source, "cpu", SILENT)
+    loader_settings = LoaderSettings(PREPROCESSING, batch_size=5, device="cpu", world_size=2)
+    with (
+        closing(open_loader("cpu", [data_dir / "source"], "test", loader_settings)) as loader,
+        pytest.raises(SettingsError, match=f"speed-up '{name}' {seen}") as caught,
+    ):
+        run_pass(settings, model, loader, 3, [], frozenset(), Elsewhere(name, value), lambda number: None)
+    assert "CPUs or GPUs of one kind" in str(caught.value)
 
 
 def test_a_broken_connection_is_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
