@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from limla.errors import DataError, SettingsError
-from limla.files import canonical_json, remove_unfinished, write_bytes, write_json
+from limla.files import TEMPORARY_SUFFIX, canonical_json, remove_unfinished, write_bytes, write_json
 from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shard
 from limla.metrics import rate_bpp
 from limla.results import ENCODING_SCHEMA, parquet_source, table_writer
@@ -67,16 +67,16 @@ class Variant:
 
         Raises `SettingsError` naming the setting that differs.
         """
-        if exists(self.folder / FILE_NAME):
+        there = listing(self.folder)
+        if FILE_NAME in there:
             self._check(read_manifest(self.folder).settings)
             return True
         remove_unfinished(self.folder)
-        there = listing(self.folder)
         if SETTINGS in there:
             begun = self._read_begun()
             self._check(begun["settings"])
             check_settings(self.folder, begun["versions"], self.versions)
-        elif there:
+        elif not all(name.endswith(TEMPORARY_SUFFIX) for name in there):
             raise SettingsError(
                 f"{self.folder}: not empty, and not begun by limla; choose another data folder, or remove this one"
             )
@@ -169,15 +169,29 @@ class Variant:
         """The names of the shards that are finished here."""
         there = listing(self.folder)
         names = [f"{name.removesuffix(PART_SUFFIX)}.tar" for name in there if name.endswith(PART_SUFFIX)]
-        parts = zip(names, in_parallel(self._read_part, names), strict=True)
-        return {
-            name
-            for name, (entry, _) in parts
-            if there.get(name) == entry.num_bytes and index_path(Path(name)).name in there
-        }
+
+        def is_finished(name: str) -> bool:
+            try:
+                entry, _ = self._read_part(name)
+            except FileNotFoundError:  # in a store: a run that finished meanwhile removed it
+                return False
+            return there.get(name) == entry.num_bytes and index_path(Path(name)).name in there
+
+        return {name for name, is_there in zip(names, in_parallel(is_finished, names), strict=True) if is_there}
 
     def finish(self, source: Manifest) -> None:
-        """Turn the parts into `encoding.parquet` and the manifest. All shards must be finished."""
+        """Turn the parts into `encoding.parquet` and the manifest. All shards must be finished.
+
+        In a store, which has no locks, another run may have done so, and cleared the parts away, a moment ago.
+        """
+        try:
+            self._finish(source)
+        except FileNotFoundError:
+            if not self.is_complete():
+                raise
+        self.tidy()
+
+    def _finish(self, source: Manifest) -> None:
         entries: list[ShardEntry] = []
         summary = VariantSummary(self.folder.name, 0, 0, 0.0, 0)
         with table_writer(self.folder / ENCODING, ENCODING_SCHEMA) as writer:
@@ -196,7 +210,6 @@ class Variant:
             versions=self.versions,
             summary={name: value for name, value in asdict(summary).items() if name != "variant"},
         ).write(self.folder)
-        self.tidy()
 
     def tidy(self) -> None:
         """Remove from a complete folder what only an unfinished one needs."""
