@@ -22,7 +22,7 @@ from limla.evaluation.pictures import to_uint8
 from limla.evaluation.settings import EvaluateSettings
 from limla.loaders.base import Loader
 from limla.models.victim import Victim
-from limla.results import Condition, PredictionRow
+from limla.results import Condition, PredictionColumns, PredictionRow
 from limla.tasks.base import Judgement
 from limla.tasks.classification import Classification
 from limla.types import Batch, Image
@@ -44,7 +44,7 @@ class Cell:
 
     attack: Attack
     condition: Condition
-    rows: list[PredictionRow] = field(default_factory=list)
+    rows: PredictionColumns = field(default_factory=PredictionColumns)
     pictures: list[tuple[PredictionRow, Image]] = field(default_factory=list)
     seconds_computing: float = 0.0
 
@@ -167,7 +167,8 @@ def _check_same_speedups(model: EvaluatedModel, world: World) -> None:
                 why = "; ".join(dict.fromkeys([*notes, *victim.notes]))
                 raise SettingsError(
                     f"{model.where}: its speed-up '{name}' is {others[name]} in process {number} and {value} in "
-                    f"process 0 ({why}), so rows would depend on who computes them: start all on CPUs or GPUs of one kind"
+                    f"process 0 ({why}), so rows would depend on who computes them: start all on CPUs or GPUs of one "
+                    "kind"
                 )
 
 
@@ -208,7 +209,7 @@ def _collect(cells: Sequence[Cell], world: World, found: list[_Found], advance: 
     gathered = world.gather(found)
     advance(sum(len(one.rows) for others in gathered[1:] for one in others))
     for one in sorted((one for part in gathered for one in part), key=lambda one: one.batch_number):
-        cells[one.cell_number].rows += one.rows
+        cells[one.cell_number].rows.extend(one.rows)
         cells[one.cell_number].pictures += one.pictures
 
 
