@@ -19,8 +19,8 @@ from limla.errors import SettingsError
 from limla.storage import TEMPORARY_SUFFIX, AnyPath, is_remote, unique_name
 
 __all__ = [
-    "TEMPORARY_SUFFIX", "atomic_open", "canonical_json", "content_id", "exclusive", "file_sha256",
-    "remove_unfinished", "sync_folder", "write_bytes", "write_json",
+    "TEMPORARY_SUFFIX", "absolute", "atomic_open", "canonical_json", "check_visible", "content_id", "exclusive",
+    "file_sha256", "remove_unfinished", "sync_folder", "write_bytes", "write_json",
 ]  # fmt: skip
 
 
@@ -48,6 +48,22 @@ def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """The same for a process with another working folder, or on another machine."""
+    return path if is_remote(path) else path.absolute()
+
+
+def check_visible(path: AnyPath) -> None:
+    """Raise `SettingsError` when a file that another process, or machine, has written cannot be seen from here."""
+    # of a network folder only a listing is never out of date
+    if is_remote(path) or path.exists() or (path.parent.is_dir() and path in path.parent.iterdir()):
+        return
+    raise SettingsError(
+        f"{path}: written by a task, and not to be seen here: every machine must see the folder {path.parent} under "
+        "this path, shared (NFS, say), or the shards go into an object store (s3://…); docs/cluster.md"
+    )
 
 
 def sync_folder(folder: Path) -> None:

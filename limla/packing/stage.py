@@ -12,7 +12,15 @@ from typing import Any
 from limla.engines import build_engine
 from limla.engines.base import Engine
 from limla.errors import DataError, SettingsError
-from limla.files import canonical_json, content_id, exclusive, remove_unfinished, write_bytes
+from limla.files import (
+    absolute,
+    canonical_json,
+    check_visible,
+    content_id,
+    exclusive,
+    remove_unfinished,
+    write_bytes,
+)
 from limla.manifest import (
     FILE_NAME,
     SOURCE,
@@ -26,7 +34,7 @@ from limla.manifest import (
 from limla.metrics import rate_bpp
 from limla.packing.audit import Audit
 from limla.packing.discovery import Discovery, discover, printable
-from limla.packing.folder import PackFolder, Part, read_part, tidy
+from limla.packing.folder import PackFolder, Part, part_path, read_part, tidy
 from limla.packing.planning import ShardPlan, cut
 from limla.packing.reading import Refused
 from limla.packing.settings import PackSettings
@@ -105,7 +113,7 @@ def pack(
         for warning in warnings:
             progress.say(f"warning: {warning}")
         missing = run.begin(plans, there, progress)
-        work = PackShard(source.absolute(), folder, run.run_id, found.class_names, settings)
+        work = PackShard(source.absolute(), absolute(folder), run.run_id, found.class_names, settings)
         try:
             _make(work, missing, progress, engine)
         finally:
@@ -121,8 +129,8 @@ def _make(work: PackShard, plans: list[ShardPlan], progress: Progress, engine: E
         return
     num_photos = sum(len(plan.photos) for plan in plans)
     with progress.stage("packing", num_photos) as advance:
-        for _ in engine.map(work, plans, advance):
-            pass
+        for name in engine.map(work, plans, advance):
+            check_visible(part_path(work.folder / name))
 
 
 def _told(result: PackResult, progress: Progress) -> PackResult:

@@ -13,11 +13,11 @@ from limla.codecs import build_codec
 from limla.codecs.base import Codec
 from limla.engines.base import Engine
 from limla.errors import SettingsError
-from limla.files import exclusive, remove_unfinished
+from limla.files import absolute, check_visible, exclusive, remove_unfinished
 from limla.manifest import SOURCE, Manifest, library_versions, read_manifest, variant_name, verify_shards
 from limla.progress import SILENT, Progress
 from limla.reencoding.shard import ReencodeShard, ShardJob
-from limla.reencoding.variant import Variant, VariantSummary
+from limla.reencoding.variant import Variant, VariantSummary, part_path
 from limla.registry import ENGINES
 from limla.shards import read_indexes
 from limla.storage import AnyPath
@@ -108,7 +108,7 @@ def reencode(
         for variant in pending:
             variant.begin()
         jobs = _jobs(data_dir, source, pending, settings)
-        work = ReencodeShard(data_dir, SOURCE, settings.build_codec())
+        work = ReencodeShard(absolute(data_dir), SOURCE, settings.build_codec())
         try:
             _run(work, jobs, progress, engine or ENGINES.load(settings.engine)(settings.workers))
         finally:
@@ -209,5 +209,6 @@ def _run(work: ReencodeShard, jobs: list[ShardJob], progress: Progress, engine: 
     qualities = sorted({quality for job in jobs for quality in job.qualities})
     shown = ", ".join(map(str, qualities)) if len(qualities) <= 8 else f"{len(qualities)} values"
     with progress.stage(f"re-encoding at {work.codec.scale.knob} {shown}", num_images) as advance:
-        for _ in engine.map(work, jobs, advance):
-            pass
+        for job, name in zip(jobs, engine.map(work, jobs, advance), strict=True):
+            for quality in job.qualities:
+                check_visible(part_path(work.data_dir / variant_name(work.codec.name, quality) / name))
