@@ -142,8 +142,8 @@ def explain(error: Exception, where: AnyPath) -> Exception | None:
             f"{where}: the store cannot be reached ({reason or kind}); check the network and the endpoint, then run "
             "this again: what is complete was kept"
         )
-    if isinstance(error, OSError):
-        return OSError(error.errno, f"{where}: {reason}")
+    if isinstance(error, OSError) and error.filename is None:
+        return OSError(error.errno, error.strerror or reason, str(where))
     return None
 
 
@@ -227,11 +227,6 @@ def read_bytes(path: AnyPath) -> bytes:
             raise FileNotFoundError(2, "No such object", str(path)) from error
 
 
-def read_many(paths: Iterable[AnyPath]) -> Iterator[bytes]:
-    """Each of several small files, in order; those in a store are asked for several at a time."""
-    return in_parallel(read_bytes, paths)
-
-
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`function` of each item, in order, a few at a time: for what is mostly waiting for a store or a disk."""
     waiting: deque[Future[Result]] = deque()
@@ -257,14 +252,7 @@ def stream(path: UPath, num_bytes: int) -> Iterator[bytes]:
 
     def read(start: int) -> bytes:
         with explained(path):
-            try:
-                return _cat(path, start, min(start + _RANGE_BYTES, num_bytes))
-            except OSError as error:
-                if (
-                    error.errno == errno.EINVAL and "range" in str(error).lower()
-                ):  # HTTP 416: the object ends before
-                    return b""
-                raise
+            return _cat(path, start, min(start + _RANGE_BYTES, num_bytes))
 
     waiting: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="limla-fetch") as pool:
@@ -319,28 +307,31 @@ def unique_name(name: str) -> str:
 def upload(path: UPath) -> Iterator[BinaryIO]:
     """Open an object for writing; it appears whole when the block ends, and not at all after an error.
 
-    It is sent in parts while it is written, by other threads, so that the writer hardly waits and memory stays
-    flat. A process that is killed leaves nothing to be seen, but the parts of an S3 upload stay, and cost, until
-    the bucket's lifecycle rule removes them.
+    The block's own errors, of another file say, pass as they are; those of the store are explained. It is sent in
+    parts while it is written, by other threads, so that the writer hardly waits and memory stays flat. A process
+    that is killed leaves nothing to be seen, but the parts of an S3 upload stay, and cost, until the bucket's
+    lifecycle rule removes them.
     """
     atomic = is_whole_on_close(path)
     target = path if atomic else path.with_name(unique_name(path.name))
     with explained(path):
         if not atomic:
             path.fs.makedirs(path.parent.path, exist_ok=True)
-        raw = _Upload(path.fs.open(target.path, "wb", block_size=_PART_BYTES))
-        buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
-        try:
-            yield buffered
-            buffered.flush()
-            raw.commit()
-            if not atomic:
+        raw = _Upload(path, path.fs.open(target.path, "wb", block_size=_PART_BYTES))
+    buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
+    try:
+        yield buffered
+        buffered.flush()
+        raw.commit()
+        if not atomic:
+            with explained(path):
                 _rename(target, path)
-        except BaseException:
+    except BaseException:
+        with explained(path):
             raw.give_up(published_on_close=atomic)
             if not atomic and path.fs.exists(target.path):
                 path.fs.rm(target.path)
-            raise
+        raise
 
 
 def _rename(temporary: UPath, path: UPath) -> None:
@@ -361,8 +352,9 @@ class _Upload(io.RawIOBase):
     an error `give_up` must come before that.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, path: UPath, file: Any) -> None:
         super().__init__()
+        self._path = path
         self._file = file
         self._sending: Future[Any] | None = None
         self._num_bytes = 0
@@ -385,11 +377,13 @@ class _Upload(io.RawIOBase):
     def _wait(self) -> None:
         sending, self._sending = self._sending, None
         if sending is not None:
-            sending.result()
+            with explained(self._path):
+                sending.result()
 
     def commit(self) -> None:
         self._wait()
-        self._file.close()
+        with explained(self._path):
+            self._file.close()
 
     def give_up(self, published_on_close: bool) -> None:
         """Let go of the file; one that closing would publish is thrown away instead."""

@@ -28,7 +28,6 @@ from limla.storage import (
     make_folder,
     open_folder,
     read_bytes,
-    read_many,
     remove,
     stream,
     unique_name,
@@ -99,7 +98,8 @@ def test_files_are_written_listed_read_and_removed(folder: AnyPath) -> None:
     write_bytes(folder / "empty", b"")
     write_bytes(folder / "below" / "b", b"deep")
     assert listing(folder) == {"a": 5, "empty": 0, "below": None}
-    assert list(read_many([folder / "a", folder / "below" / "b", folder / "empty"])) == [b"again", b"deep", b""]
+    names = [folder / "a", folder / "below" / "b", folder / "empty"]
+    assert list(in_parallel(read_bytes, names)) == [b"again", b"deep", b""]
     assert exists(folder / "below")
     remove([folder / "a", folder / "absent"])
     assert not exists(folder / "a")
@@ -165,7 +165,7 @@ def test_the_error_of_a_sending_thread_reaches_the_writer(monkeypatch: pytest.Mo
 
     path = open_folder(f"memory://broken-{next(_numbers)}") / "object"
     monkeypatch.setattr(MemoryFile, "write", refuse)
-    with pytest.raises(DataError, match="cannot be reached"):
+    with pytest.raises(DataError, match=rf"^{path}: the store cannot be reached"):
         write_bytes(path, b"x")
     monkeypatch.undo()
     assert listing(path.parent) == {}
@@ -196,7 +196,31 @@ def test_errors_are_told_once_and_only_of_stores(tmp_path: Path) -> None:
     assert explain(PermissionError("Forbidden"), tmp_path) is None
     told = explain(OSError(5, "slow down"), path)
     assert isinstance(told, OSError)
-    assert "s3://bucket/flowers" in str(told)
+    assert (told.errno, told.strerror, told.filename) == (5, "slow down", "s3://bucket/flowers")
+    assert explain(told, path / "other") is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "/cache/x.tar"),
+        TimeoutError("reading the source"),
+        KeyError("a bug"),
+    ],
+)
+def test_an_error_of_the_block_is_not_blamed_on_the_targets(error: Exception) -> None:
+    """Several variants are open at once while a shard of another folder is read."""
+    folder = open_folder(f"memory://blame-{next(_numbers)}/data")
+
+    def fail() -> None:
+        with atomic_open(folder / "q1"), atomic_open(folder / "q5") as file:
+            file.write(b"x")
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        fail()
+    assert raised.value is error
+    assert listing(folder) == {}
 
 
 URL = "s3://bucket/somewhere"
