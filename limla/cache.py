@@ -34,6 +34,8 @@ FOLDER_VARIABLE = "LIMLA_CACHE_DIR"
 LIMIT_VARIABLE = "LIMLA_CACHE_BYTES"
 _SECONDS_UNTIL_TOLD = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.05
+_SECONDS_UNTIL_ORPHAN = 3600.0
+"""An index is written at once: one half-written for longer is that of a killed process, of whichever machine."""
 _NEVER = threading.Event()
 _log = logging.getLogger(__name__)
 _checked: set[tuple[str, int, int]] = set()
@@ -138,12 +140,16 @@ def _remove_orphans(folder: Path) -> None:
     """Remove what processes that were killed left half-fetched."""
     for left in folder.glob(f"*.tar{TEMPORARY_SUFFIX}"):
         _remove_unused(left)
+    for left in folder.glob(f"*.idx.*{TEMPORARY_SUFFIX}"):
+        with suppress(OSError):  # gone since, or another user's
+            if time.time() - left.stat().st_mtime > _SECONDS_UNTIL_ORPHAN:
+                left.unlink()
     for left in folder.glob(f"{_mark()}-*{TEMPORARY_SUFFIX}"):
         process = left.name.removeprefix(f"{_mark()}-").split("-")[0]
         if process.isdecimal() and not Path("/proc", process).exists():
-            for path in left.glob("*"):
-                path.unlink(missing_ok=True)
             with suppress(OSError):
+                for path in left.glob("*"):
+                    path.unlink(missing_ok=True)
                 left.rmdir()
 
 
@@ -307,16 +313,24 @@ def _make_room(folder: Path, num_bytes: int) -> None:
 
 
 def _remove_unused(path: Path) -> bool:
+    """Remove a file, a tar's index too, unless it is in use; False when it stays, as that of another user may."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # for writing, as NFS gives an exclusive lock to no other descriptor
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
         return True
+    except OSError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if not _is_at(descriptor, path):  # removed since, and perhaps fetched anew: that one is not ours
+            return not path.exists()
         if path.suffix == ".tar":
-            index_path(path).unlink(missing_ok=True)
-    except BlockingIOError:
+            index_path(path).unlink(
+                missing_ok=True
+            )  # first: an index without its tar would never be found again
+        path.unlink(missing_ok=True)
+    except OSError:
         return False
     else:
         return True

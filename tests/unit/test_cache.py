@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import subprocess
@@ -24,7 +25,7 @@ from limla.loaders.source import open_source
 from limla.manifest import read_manifest, verify_shards
 from limla.registry import LOADERS
 from limla.shards import ShardEntry, index_path, read_index
-from limla.storage import AnyPath, is_remote, open_folder, read_bytes
+from limla.storage import AnyPath, is_remote, open_folder, read_bytes, unique_name
 from limla.types import Preprocessing
 from tests.variants import member, write_variant
 
@@ -143,6 +144,76 @@ def test_a_copy_in_use_stays(folder: AnyPath, monkeypatch: pytest.MonkeyPatch) -
         assert copy.path.exists()
     fetched(*shard_of(folder, 2))
     assert not copy.path.exists()
+
+
+def test_a_shared_cache_keeps_what_may_not_be_removed(
+    folder: AnyPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's file, a disk that gives no lock: the shard is fetched, though the limit is passed."""
+    monkeypatch.setenv("LIMLA_CACHE_BYTES", "1")
+    real_open, real_flock, kept = os.open, fcntl.flock, fetched(*shard_of(folder))
+    flags: list[int] = []
+
+    def refused(path: object, mode: int, *more: int) -> int:
+        if path == kept:
+            flags.append(mode)
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real_open(path, mode, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.os, "open", refused)
+        fetched(*shard_of(folder, 1))
+    assert flags == [os.O_RDWR], "NFS locks exclusively only what is open for writing"
+
+    def no_lock(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX | fcntl.LOCK_NB and os.path.samestat(os.fstat(descriptor), kept.stat()):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real_flock(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.fcntl, "flock", no_lock)
+        fetched(*shard_of(folder, 2))
+    assert kept.exists()
+    assert index_path(kept).exists()
+    fetched(*shard_of(folder, 3))
+    assert not kept.exists()
+
+
+def test_a_copy_fetched_anew_is_not_the_one_to_remove(folder: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = fetched(*shard_of(folder))
+    real_flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        copy.with_name("new").write_bytes(copy.read_bytes())
+        copy.with_name("new").replace(copy)
+        real_flock(descriptor, operation)
+
+    monkeypatch.setattr(cache.fcntl, "flock", late)
+    assert not cache._remove_unused(copy)
+    assert copy.exists()
+    assert index_path(copy).exists()
+
+
+def test_a_process_killed_while_removing_leaves_no_index_alone(
+    folder: AnyPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = fetched(*shard_of(folder))
+    removed: list[Path] = []
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: removed.append(path))
+    assert cache._remove_unused(copy)
+    assert removed == [index_path(copy), copy]
+
+
+def test_half_an_index_of_a_killed_process_goes_after_an_hour(folder: AnyPath, tmp_path: Path) -> None:
+    path, shard = shard_of(folder)
+    (tmp_path / "cache").mkdir()
+    old, new = (tmp_path / "cache" / unique_name(f"{name}.idx") for name in "ab")
+    for left, age in ((old, 4000), (new, 100)):
+        left.write_bytes(b"half")
+        os.utime(left, (time.time() - age, time.time() - age))
+    fetched(path, shard)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_a_limit_that_is_no_number_is_refused(folder: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
