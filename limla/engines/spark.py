@@ -10,41 +10,29 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import secrets
-import shutil
-import signal
-import socket
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-import pyspark
-from py4j.protocol import Py4JError, Py4JJavaError
-from pyspark import SparkConf, SparkContext, TaskContext
+from py4j.protocol import Py4JError
+from pyspark import SparkContext, TaskContext
 from pyspark.accumulators import Accumulator, AccumulatorParam
 from pyspark.errors import PySparkException
-from pyspark.java_gateway import launch_gateway
 
 from limla.engines.base import Item, Result, Share
 from limla.engines.processes import portable
+from limla.engines.spark_context import check_java, check_master, reason, start_context, stop_context
 from limla.engines.threads import Meter, map_in_threads
-from limla.errors import MissingDependencyError, SettingsError
+from limla.errors import SettingsError
 
-LOG_VARIABLE = "LIMLA_SPARK_LOG"
-"""Environment variable: the file that Spark's own log is appended to; without it the log is thrown away."""
 SECONDS_WITHOUT_WORK = 120.0
 """So long may a job wait without any task running, before that is an error."""
-_SECONDS_TO_CONNECT = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.05
-_LOST_TASK = re.compile(r"Lost task \S+ in stage \S+ \(TID \d+\) \((?P<where>[^)]*)\): ")
-_INSTALL_JAVA = "install Java 17 or newer: apt install default-jre-headless (Debian, Ubuntu), or set JAVA_HOME"
 
 
 class SparkEngine:
@@ -68,8 +56,8 @@ class SparkEngine:
         self.num_workers = num_workers
         self.master = master
         if SparkContext._active_spark_context is None:
-            _check_java()
-            _check_master(master)
+            check_java()
+            check_master(master)
 
     def map(
         self,
@@ -91,7 +79,7 @@ class SparkEngine:
                 yield from job.results(advance)
         finally:
             if active is None:
-                _stop(context)
+                stop_context(context)
 
 
 class _Answer(NamedTuple):
@@ -263,7 +251,7 @@ class _Job:
                 f"core and {memory} of memory each? (the master's web page shows them)"
             )
         assert self._error is not None
-        return _reason(self._context, self._error)
+        return reason(self._context, self._error)
 
 
 def _begin(
@@ -273,140 +261,4 @@ def _begin(
     try:
         return _Job(context, work, items, num_threads)
     except (Py4JError, PySparkException) as error:
-        raise _reason(context, error) from error
-
-
-def _reason(context: SparkContext, error: Exception) -> Exception:
-    """What to raise for an error of Spark's."""
-    master, text = context.master, one_line(error)
-    if re.search(r"stopped SparkContext|SparkContext (was|has been) shut ?down", text):
-        return SettingsError(
-            f"{master} does not take this run, or ended it: is a Spark master of version {pyspark.__version__} there? "
-            "(its log and web page say more)"
-        )
-    if "No module named" in text:
-        return MissingDependencyError(
-            f"the executors' Python ({context.pythonExec}) cannot import what the work needs ({text}): "
-            "install limla there too, or name its Python in PYSPARK_PYTHON (docs/cluster.md)"
-        )
-    if "PYTHON_VERSION_MISMATCH" in text or "Cannot run program" in text:
-        return SettingsError(
-            f"{master}: {text}; name the Python of all machines in PYSPARK_PYTHON (docs/cluster.md)"
-        )
-    return ChildProcessError(f"Spark gave up: {text}")
-
-
-def start_context(master: str | None = None, num_task_cpus: int | None = None) -> SparkContext:
-    """A quiet Spark context of ours: nothing of Spark's log on the screen, nothing left in the working folder.
-
-    Raises `SettingsError` for a master that cannot be had, `MissingDependencyError` for Java that is too old.
-    """
-    gateway = SparkContext._gateway or _launch()
-    conf = SparkConf(_jvm=gateway.jvm)
-    if master:
-        conf.setMaster(master)
-    conf.setIfMissing("spark.app.name", "limla")
-    conf.setIfMissing("spark.python.task.killTimeout", "200ms")
-    conf.set("spark.ui.showConsoleProgress", "false")
-    if num_task_cpus:
-        conf.set("spark.task.cpus", str(num_task_cpus))
-    chosen = conf.get("spark.master") or "local[*]"
-    if chosen.startswith("local"):
-        # the executors are on this machine: they import what the driver imports, and nobody else need reach them; the
-        # folder of the script comes last, as all of these come before Python's own
-        path = dict.fromkeys(filter(None, [*sys.path[1:], sys.path[0]]))
-        conf.set("spark.executorEnv.PYTHONPATH", os.pathsep.join(path))
-        conf.setIfMissing("spark.ui.enabled", "false")
-        conf.setIfMissing("spark.driver.host", "127.0.0.1")
-        conf.setIfMissing("spark.driver.bindAddress", "127.0.0.1")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        return SparkContext(conf=conf, gateway=gateway)
-    except (PySparkException, Py4JError) as error:
-        raise SettingsError(f"Spark's master '{chosen}' cannot be had: {one_line(error)}") from error
-    finally:
-        # Spark's own handler of Ctrl-C stays for good and fails once the context has ended
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-
-
-def _launch() -> Any:
-    """Start Java, with all that it says going to the log; it ends when this process does."""
-    with _open_log() as log:
-        start = log.seek(0, os.SEEK_END)
-        try:
-            return launch_gateway(popen_kwargs={"stdout": log, "stderr": log})
-        except (PySparkException, Py4JError, OSError) as error:
-            raise MissingDependencyError(
-                f"Spark does not start ({_cause(log, start, error)}); {_INSTALL_JAVA}"
-            ) from error
-
-
-def _stop(context: SparkContext) -> None:
-    with suppress(Py4JError, OSError):
-        context.stop()
-
-
-def _open_log() -> IO[bytes]:
-    name = os.environ.get(LOG_VARIABLE)
-    return Path(name).open("ab+") if name else tempfile.TemporaryFile()
-
-
-def _cause(log: IO[bytes], start: int, error: Exception) -> str:
-    """What Java said first when it did not start; the log begins at `start`."""
-    log.seek(start)
-    lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
-    told = [line for line in lines if line and not line.startswith(("at ", "WARNING", "Using Spark's"))]
-    return " ".join(told[:2]) or one_line(error)
-
-
-def _check_java() -> None:
-    home = os.environ.get("JAVA_HOME")
-    java = Path(home) / "bin" / "java" if home else shutil.which("java")
-    if java is None or not Path(java).is_file():
-        where = f"in JAVA_HOME ({home})" if home else "on the PATH"
-        raise MissingDependencyError(f"engine 'spark' needs Java, and there is none {where}: {_INSTALL_JAVA}")
-
-
-def _check_master(master: str | None) -> None:
-    """Raise `SettingsError` at once when nothing answers at a standalone master's address.
-
-    Spark itself would try for a minute, and for YARN without an address for a quarter of an hour. The other forms of
-    a master URL are Spark's to judge.
-    """
-    if master == "yarn" and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys():
-        raise SettingsError("master 'yarn': name the folder of the cluster's configuration in HADOOP_CONF_DIR")
-    if master is None or not master.startswith("spark://"):
-        return
-    reasons: list[str] = []
-    for address in master.removeprefix("spark://").split(","):
-        match = re.fullmatch(r"\[?(?P<host>[^\]/]+)\]?:(?P<port>\d{1,5})", address)
-        if match is None:
-            raise SettingsError(
-                f"master '{master}': write it as spark://host:7077, as the master's web page shows it"
-            )
-        try:
-            socket.create_connection((match["host"], int(match["port"])), _SECONDS_TO_CONNECT).close()
-        except (OSError, OverflowError) as error:
-            reasons.append(f"{address}: {getattr(error, 'strerror', None) or error}".lower())
-        else:
-            return
-    raise SettingsError(
-        f"master '{master}' does not answer ({'; '.join(reasons)}); start it, or correct the address (docs/cluster.md)"
-    )
-
-
-def one_line(error: Exception) -> str:
-    """The reason in an error of Spark's, without the traces of two languages."""
-    java = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else None
-    text, where = str(java or error), ""
-    if lost := _LOST_TASK.search(text):
-        text, where = text[lost.end() :], f" (on {lost['where']})"
-    head = re.split(r"\n\s*at |\n\nDriver stacktrace", text, maxsplit=1)[0]
-    lines = [line.strip() for line in head.splitlines() if line.strip() and "SQLSTATE:" not in line]
-    if not lines:
-        return f"{type(error).__name__}{where}"
-    # of an error in Python code on an executor, what Python says in the end
-    in_python = any(line.endswith("Traceback (most recent call last):") for line in lines)
-    return (lines[-1] if in_python else lines[0]) + where
+        raise reason(context, error) from error

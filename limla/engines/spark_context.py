@@ -1,0 +1,167 @@
+"""Spark's contexts for `limla.engines.spark`: how one is started and ended, and what its errors mean to a user."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import pyspark
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
+from pyspark.java_gateway import launch_gateway
+
+from limla.errors import MissingDependencyError, SettingsError
+
+LOG_VARIABLE = "LIMLA_SPARK_LOG"
+"""Environment variable: the file that Spark's own log is appended to; without it the log is thrown away."""
+_SECONDS_TO_CONNECT = 5.0
+_LOST_TASK = re.compile(r"Lost task \S+ in stage \S+ \(TID \d+\) \((?P<where>[^)]*)\): ")
+_INSTALL_JAVA = "install Java 17 or newer: apt install default-jre-headless (Debian, Ubuntu), or set JAVA_HOME"
+
+
+def start_context(master: str | None = None, num_task_cpus: int | None = None) -> SparkContext:
+    """A quiet Spark context of ours: nothing of Spark's log on the screen, nothing left in the working folder.
+
+    Raises `SettingsError` for a master that cannot be had, `MissingDependencyError` for Java that is too old.
+    """
+    gateway = SparkContext._gateway or _launch()
+    conf = SparkConf(_jvm=gateway.jvm)
+    if master:
+        conf.setMaster(master)
+    conf.setIfMissing("spark.app.name", "limla")
+    conf.setIfMissing("spark.python.task.killTimeout", "200ms")
+    conf.set("spark.ui.showConsoleProgress", "false")
+    if num_task_cpus:
+        conf.set("spark.task.cpus", str(num_task_cpus))
+    chosen = conf.get("spark.master") or "local[*]"
+    if chosen.startswith("local"):
+        # the executors are on this machine: they import what the driver imports, and nobody else need reach them; the
+        # folder of the script comes last, as all of these come before Python's own
+        path = dict.fromkeys(filter(None, [*sys.path[1:], sys.path[0]]))
+        conf.set("spark.executorEnv.PYTHONPATH", os.pathsep.join(path))
+        conf.setIfMissing("spark.ui.enabled", "false")
+        conf.setIfMissing("spark.driver.host", "127.0.0.1")
+        conf.setIfMissing("spark.driver.bindAddress", "127.0.0.1")
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return SparkContext(conf=conf, gateway=gateway)
+    except (PySparkException, Py4JError) as error:
+        raise SettingsError(f"Spark's master '{chosen}' cannot be had: {one_line(error)}") from error
+    finally:
+        # Spark's own handler of Ctrl-C stays for good and fails once the context has ended
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+def _launch() -> Any:
+    """Start Java, with all that it says going to the log; it ends when this process does."""
+    with _open_log() as log:
+        start = log.seek(0, os.SEEK_END)
+        try:
+            return launch_gateway(popen_kwargs={"stdout": log, "stderr": log})
+        except (PySparkException, Py4JError, OSError) as error:
+            raise MissingDependencyError(
+                f"Spark does not start ({_cause(log, start, error)}); {_INSTALL_JAVA}"
+            ) from error
+
+
+def stop_context(context: SparkContext) -> None:
+    """End a context of ours; nothing is wrong when it has ended by itself."""
+    with suppress(Py4JError, OSError):
+        context.stop()
+
+
+def _open_log() -> IO[bytes]:
+    name = os.environ.get(LOG_VARIABLE)
+    return Path(name).open("ab+") if name else tempfile.TemporaryFile()
+
+
+def _cause(log: IO[bytes], start: int, error: Exception) -> str:
+    """What Java said first when it did not start; the log begins at `start`."""
+    log.seek(start)
+    lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
+    told = [line for line in lines if line and not line.startswith(("at ", "WARNING", "Using Spark's"))]
+    return " ".join(told[:2]) or one_line(error)
+
+
+def check_java() -> None:
+    """Raise `MissingDependencyError` where Spark would find no Java."""
+    home = os.environ.get("JAVA_HOME")
+    java = Path(home) / "bin" / "java" if home else shutil.which("java")
+    if java is None or not Path(java).is_file():
+        where = f"in JAVA_HOME ({home})" if home else "on the PATH"
+        raise MissingDependencyError(f"engine 'spark' needs Java, and there is none {where}: {_INSTALL_JAVA}")
+
+
+def check_master(master: str | None) -> None:
+    """Raise `SettingsError` at once when nothing answers at a standalone master's address.
+
+    Spark itself would try for a minute, and for YARN without an address for a quarter of an hour. The other forms of
+    a master URL are Spark's to judge.
+    """
+    if master == "yarn" and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys():
+        raise SettingsError("master 'yarn': name the folder of the cluster's configuration in HADOOP_CONF_DIR")
+    if master is None or not master.startswith("spark://"):
+        return
+    reasons: list[str] = []
+    for address in master.removeprefix("spark://").split(","):
+        match = re.fullmatch(r"\[?(?P<host>[^\]/]+)\]?:(?P<port>\d{1,5})", address)
+        if match is None:
+            raise SettingsError(
+                f"master '{master}': write it as spark://host:7077, as the master's web page shows it"
+            )
+        try:
+            socket.create_connection((match["host"], int(match["port"])), _SECONDS_TO_CONNECT).close()
+        except (OSError, OverflowError) as error:
+            reasons.append(f"{address}: {getattr(error, 'strerror', None) or error}".lower())
+        else:
+            return
+    raise SettingsError(
+        f"master '{master}' does not answer ({'; '.join(reasons)}); start it, or correct the address (docs/cluster.md)"
+    )
+
+
+def reason(context: SparkContext, error: Exception) -> Exception:
+    """What to raise for an error of Spark's."""
+    master, text = context.master, one_line(error)
+    if re.search(r"stopped SparkContext|SparkContext (was|has been) shut ?down", text):
+        return SettingsError(
+            f"{master} does not take this run, or ended it: is a Spark master of version {pyspark.__version__} there? "
+            "(its log and web page say more)"
+        )
+    if "No module named" in text:
+        return MissingDependencyError(
+            f"the executors' Python ({context.pythonExec}) cannot import what the work needs ({text}): "
+            "install limla there too, or name its Python in PYSPARK_PYTHON (docs/cluster.md)"
+        )
+    if "PYTHON_VERSION_MISMATCH" in text or "Cannot run program" in text:
+        return SettingsError(
+            f"{master}: {text}; name the Python of all machines in PYSPARK_PYTHON (docs/cluster.md)"
+        )
+    return ChildProcessError(f"Spark gave up: {text}")
+
+
+def one_line(error: Exception) -> str:
+    """The reason in an error of Spark's, without the traces of two languages."""
+    java = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else None
+    text, where = str(java or error), ""
+    if lost := _LOST_TASK.search(text):
+        text, where = text[lost.end() :], f" (on {lost['where']})"
+    head = re.split(r"\n\s*at |\n\nDriver stacktrace", text, maxsplit=1)[0]
+    lines = [line.strip() for line in head.splitlines() if line.strip() and "SQLSTATE:" not in line]
+    if not lines:
+        return f"{type(error).__name__}{where}"
+    # of an error in Python code on an executor, what Python says in the end
+    in_python = any(line.endswith("Traceback (most recent call last):") for line in lines)
+    return (lines[-1] if in_python else lines[0]) + where
