@@ -22,7 +22,7 @@ from limla.errors import DataError, SettingsError
 from limla.registry import ENGINES
 
 # 1 and 2: threads of this process; 9 and 17: two and three worker processes
-WORKERS = (1, 2, 9, 17)
+WORKERS = {"local": (1, 2, 9, 17), "spark": (None, 2)}
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ def spark() -> Iterator[None]:
     """One Spark context for all tests of this module: starting one takes seconds."""
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java: apt install default-jre-headless")
-    from limla.engines.spark import start_context
+    from limla.engines.spark_context import start_context
 
     context = start_context("local[2]")
     yield
     context.stop()
 
 
-@pytest.fixture(params=[(name, workers) for name in ENGINES.names() for workers in WORKERS], ids=str)
+@pytest.fixture(params=[(name, workers) for name in ENGINES.names() for workers in WORKERS[name]], ids=str)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine of the catalogue, small and large."""
     name, workers = request.param

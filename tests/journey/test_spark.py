@@ -14,7 +14,9 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from click.testing import CliRunner
 
+from limla.cli import limla
 from limla.packing import PackSettings, pack
 from limla.reencoding import ReencodeSettings, reencode
 from tests.conftest import natural_like
@@ -212,29 +214,30 @@ def test_ctrl_c_ends_it_quickly(
 @needs_java
 @pytest.mark.slow
 def test_what_is_no_master_is_one_line(
-    photos: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
+    photos: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR"):
+        monkeypatch.delenv(name, raising=False)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]  # bound, but nobody listens
         words = ("pack", photos, tmp_path / "out", "--engine", "spark", "--master")
-        processes = {
-            "does not answer (127.0.0.1": run(*words, f"spark://127.0.0.1:{port}"),
-            "write it as spark://host:7077": run(*words, "spark://127.0.0.1"),
-            "in HADOOP_CONF_DIR": run(*words, "yarn"),
-            "Could not parse Master URL: 'sprak://127.0.0.1'": run(*words, "sprak://127.0.0.1"),
-        }
-        for message, process in processes.items():
-            _, error = ended(process, code=2)
-            assert message in error
-            assert error.count("Error:") == 1
+        judged_by_spark = run(*words, "sprak://127.0.0.1")
+        for master, message in (
+            (f"spark://127.0.0.1:{port}", "does not answer (127.0.0.1"),
+            ("spark://127.0.0.1", "write it as spark://host:7077"),
+            ("yarn", "in HADOOP_CONF_DIR"),
+        ):
+            done = CliRunner().invoke(limla, [*map(str, words), master])
+            assert done.exit_code == 2
+            assert message in done.stderr
+            assert done.stderr.count("Error:") == 1
+    _, error = ended(judged_by_spark, code=2)
+    assert "Could not parse Master URL: 'sprak://127.0.0.1'" in error
+    assert error.count("Error:") == 1
 
 
 def test_java_and_pyspark_are_asked_for(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from click.testing import CliRunner
-
-    from limla.cli import limla
-
     words = ["pack", str(photos), str(tmp_path / "out"), "--engine", "spark"]
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -278,6 +281,6 @@ def test_java_and_pyspark_are_asked_for(photos: Path, tmp_path: Path, monkeypatc
     ],
 )
 def test_the_reason_is_found_among_the_traces(text: str, expected: str) -> None:
-    from limla.engines.spark import one_line
+    from limla.engines.spark_context import one_line
 
     assert one_line(RuntimeError(text)) == expected
