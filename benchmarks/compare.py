@@ -25,6 +25,7 @@ from limla.benchmarking.comparisons import (
     LIMLA_CPU,
     QUALITIES,
     REENCODE_LIMIT,
+    REENCODE_SHARED_LIMIT,
     TORCHATTACKS,
     Workplace,
     end_to_end_contenders,
@@ -76,17 +77,19 @@ def reencode(place: Workplace, photos: list[Photo], options: Options, progress: 
             "multiprocessing pool over the shards, one process per core: wds.WebDataset, simplejpeg, seven "
             "wds.ShardWriter; no hashes, no fsync",
             arguments,
+            optional=True,
         ),
         Contender(
             "Pillow to loose files",
             "peers:pillow_reencode",
             "multiprocessing pool over the files, one process per core: Image.open, seven Image.save; no fsync",
             arguments,
+            optional=True,
         ),
     ]
     write_loose(place.data_dir, repeated(photos, options.num_images))
     contenders = [*reencode_contenders(place, options.threads), *peers]
-    references = [REENCODE_LIMIT, *(peer.name for peer in peers)]
+    references = [REENCODE_LIMIT, REENCODE_SHARED_LIMIT, *(peer.name for peer in peers)]
     found = compare(
         contenders, references, options.rounds, checks.same_files(REENCODE_LIMIT), progress, "re-encode"
     )
@@ -97,14 +100,13 @@ def reencode(place: Workplace, photos: list[Photo], options: Options, progress: 
 
 def load(place: Workplace, photos: list[Photo], options: Options, progress: ConsoleProgress) -> Comparison:
     """Shards, or loose files, → float32 batches."""
-    for data_dir, number in ((place.data_dir, options.num_images), (place.warm_up_dir, 64)):
-        write_loose(data_dir, repeated(photos, min(number, options.num_images)))
+    write_loose(place.data_dir, repeated(photos, options.num_images))
     arguments = {
         "data_dir": str(place.data_dir),
         "batch_size": options.batch_size,
         "threads": options.threads,
     }
-    warm_up = {"data_dir": str(place.warm_up_dir)}
+    first_pass: dict[str, str] = {}  # the same
     workers = "DataLoader with one worker per core"
     peers = [
         Contender(
@@ -112,28 +114,32 @@ def load(place: Workplace, photos: list[Photo], options: Options, progress: Cons
             "peers:torchvision_folder",
             f"loose files; Resize(256), CenterCrop(224), ToTensor; {workers}",
             arguments,
-            warm_up,
+            first_pass,
+            optional=True,
         ),
         Contender(
             WEBDATASET_PIL,
             "peers:webdataset_pil",
             f"decode('pil'), the same transforms, batched in the workers; {workers}",
             arguments,
-            warm_up,
+            first_pass,
+            optional=True,
         ),
         Contender(
             "webdataset + simplejpeg + DataLoader",
             "peers:webdataset_simplejpeg",
             f"simplejpeg, torchvision v2 Resize on uint8 tensors, batched in the workers; {workers}",
             arguments,
-            warm_up,
+            first_pass,
+            optional=True,
         ),
         Contender(
             "SPDL",
             "peers:spdl",
             "spdl.io.load_image_batch in one thread per core; FFmpeg's own decoder and bilinear resize",
             arguments,
-            warm_up,
+            first_pass,
+            optional=True,
         ),
     ]
     contenders = [

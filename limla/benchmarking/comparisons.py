@@ -29,11 +29,11 @@ from limla.registry import LOADERS
 STAGES = ("reencode", "load", "evaluate", "end-to-end")
 QUALITIES = (1, 5, 10, 20, 50, 75, 90)
 REENCODE_LIMIT, REENCODE = "in-memory limit", "limla reencode"
+REENCODE_SHARED_LIMIT = "in-memory limit, colours converted once"
 DECODE_LIMIT, LIMLA_CPU = "decode-only limit", "limla cpu"
 TORCHATTACKS, LIMLA_ATTACKS = "torchattacks, eager model", "limla"
 EVALUATE = "limla evaluate"
 _STAGES_MODULE = "limla.benchmarking.stages"
-_WARM_UP_IMAGES = 64
 _LOADER_SETUP = {
     "cpu": "the cpu loader, one thread per core",
     "dali": "DALI's pipeline on the CPU, one thread per core",
@@ -60,11 +60,6 @@ class Workplace:
         """The dataset that is measured on."""
         return self.folder / "photos"
 
-    @property
-    def warm_up_dir(self) -> Path:
-        """A small dataset of the first images, for warm-up."""
-        return self.folder / "warm-up"
-
     def checkpoint(self, model: str, image_size: int) -> Path:
         """A checkpoint of `model`, made when first asked for."""
         from limla.benchmarking.stages import make_checkpoint
@@ -83,21 +78,24 @@ def workplace(photos: Sequence[Photo], num_images: int, shard_samples: int) -> I
     with tempfile.TemporaryDirectory(prefix="limla-bench-") as folder:
         place = Workplace(Path(folder), num_images, min(len(photos), num_images))
         write_shards(place.data_dir, repeated(photos, num_images), shard_samples)
-        write_shards(
-            place.warm_up_dir, repeated(photos, min(num_images, _WARM_UP_IMAGES)), _WARM_UP_IMAGES // 4
-        )
         yield place
 
 
 def reencode_contenders(place: Workplace, threads: int) -> list[Contender]:
-    """The codec alone, and the stage."""
+    """The codec alone, by simplejpeg's RGB interface and as limla calls it, and the stage."""
     arguments = {"data_dir": str(place.data_dir), "qualities": list(QUALITIES), "threads": threads}
     return [
         Contender(
             REENCODE_LIMIT,
             f"{_STAGES_MODULE}:reencode_limit",
-            "one decode and seven encodes per image by simplejpeg, from memory, one thread per core, no I/O",
+            "one decode and seven encodes of RGB per image by simplejpeg, from memory, one thread per core, no I/O",
             arguments,
+        ),
+        Contender(
+            REENCODE_SHARED_LIMIT,
+            f"{_STAGES_MODULE}:reencode_limit",
+            "the same with limla's codec, which converts RGB to YCbCr once instead of seven times",
+            arguments | {"shared": True},
         ),
         Contender(
             REENCODE,
@@ -113,13 +111,13 @@ def load_contenders(
 ) -> list[Contender]:
     """Decoding alone, and limla's loaders."""
     arguments = {"data_dir": str(place.data_dir), "threads": threads}
-    warm_up = {"data_dir": str(place.warm_up_dir)}
+    first_pass: dict[str, str] = {}  # the same
     limit = Contender(
         DECODE_LIMIT,
         f"{_STAGES_MODULE}:decode_limit",
         "simplejpeg on every image from memory, one thread per core; no resize, no batches",
         arguments,
-        warm_up,
+        first_pass,
     )
     return [
         limit,
@@ -129,7 +127,7 @@ def load_contenders(
                 f"{_STAGES_MODULE}:limla_loader",
                 f"{_LOADER_SETUP.get(name, name)}; SHA-256 of the shards off",
                 arguments | {"loader": name, "batch_size": batch_size, "image_size": image_size},
-                warm_up,
+                first_pass,
             )
             for name in loaders
         ),

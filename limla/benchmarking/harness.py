@@ -1,8 +1,9 @@
 """Contenders in turn: A B C A B C …, each pass in a fresh process; medians, and ratios within each round.
 
 Ratios are taken within a round because other work on the machine disturbs neighbours in time alike. Before the
-timed pass of the first round each contender makes one pass that is not timed: there its memory is sampled and its
-facts are collected, so neither disturbs the clock. In the other rounds a short warm-up goes before the timed pass.
+rounds each contender makes one pass that is not timed: there its memory is sampled and its facts are collected, so
+neither disturbs the clock. In every round a fresh process makes a first pass, where the contender has one, and then
+the timed pass.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Contender:
         work: "module:function", see `limla.benchmarking.passes`.
         setup: one line: how it is set up, for the tables' readers.
         arguments: of the work, plain JSON values; the harness adds `check`.
-        warm_up: what differs in the arguments of the warm-up before a timed pass; None means no warm-up.
+        warm_up: what differs in the arguments of the first pass of the process, before the timed one ({}: nothing);
+            None means that the timed pass is the first.
+        optional: whether its failing is a reason to go on without it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Contender:
     setup: str
     arguments: Mapping[str, Any]
     warm_up: Mapping[str, Any] | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,9 @@ class PassRow:
 class ContenderRow:
     """One part of a contender over all rounds: medians, and the range of its speed.
 
-    `first_batch_s` is of the first pass in a fresh process; the peaks are in MB (10^6 bytes), see `Memory`, over
-    all parts, child processes included; None where the kernel does not tell.
+    `first_batch_s` and `first_pass_images_per_s` are of the first pass in a fresh process, the other times of the
+    pass after it; the latter is None for a part that the first pass left out. The peaks are in MB (10^6 bytes), see
+    `Memory`, over all parts, child processes included; None where the kernel does not tell.
     """
 
     contender: str
@@ -79,6 +84,7 @@ class ContenderRow:
     images_per_s: float
     images_per_s_low: float
     images_per_s_high: float
+    first_pass_images_per_s: float | None
     cpu_ms_per_image: float
     first_batch_s: float
     peak_memory_mb: float | None
@@ -134,43 +140,53 @@ def compare(
 
     Args:
         references: contenders that the others' speeds are divided by; one that is skipped gives no ratios. A
-            contender is skipped when an optional package that it needs is not there.
+            contender is skipped when an optional package that it needs is not there, an optional one also when it
+            fails.
         rounds: timed passes of each; 0 times the pass in which memory is sampled instead.
         check: gets contender → facts of the untimed pass, returns what it found and raises `BenchmarkError` when
             they did not do the same work. That all finished the same number of images is checked always.
 
-    Raises `BenchmarkError` when a contender fails.
+    Raises `BenchmarkError` when a contender that is not optional fails.
     """
     skipped: dict[str, str] = {}
     running = list(contenders)
     memory: dict[str, Memory | None] = {}
     facts: dict[str, Facts] = {}
-    first_batch: dict[str, list[float]] = {one.name: [] for one in contenders}
+    first_passes: dict[str, list[Pass]] = {one.name: [] for one in contenders}
     rows: list[PassRow] = []
-    with progress.stage(title, max(1, rounds) * len(running), "passes") as advance:
-        for number in range(max(1, rounds)):
+
+    def measure(one: Contender, number: int) -> None:
+        os.sync()  # what the one before left unwritten is not this one's burden
+        with _Child(one) as child:
+            if number == 0:
+                memory[one.name], timed = child.checked()
+                facts[one.name] = timed.facts
+                if rounds:
+                    return
+                first = None
+            else:
+                first, timed = child.warmed_up(), child.measured()
+        first_passes[one.name].append(first or timed)
+        rows.extend(_pass_rows(one.name, max(1, number), timed))
+
+    with progress.stage(title, (1 + rounds) * len(running), "passes") as advance:
+        for number in range(1 + rounds):
             for one in tuple(running):
-                os.sync()  # what the one before left unwritten is not this one's burden
-                with _Child(one) as child:
-                    if number == 0:
-                        try:
-                            memory[one.name], untimed = child.checked(measure=rounds > 0)
-                        except _UnavailableError as error:
-                            skipped[one.name] = str(error)
-                            running.remove(one)
-                            continue
-                        facts[one.name] = untimed.facts
-                    else:
-                        untimed = child.warmed_up()
-                    timed = child.measured() if rounds else untimed
-                assert timed is not None
-                first_batch[one.name].append((untimed or timed).first_batch_s)
-                rows += _pass_rows(one.name, number, timed)
+                try:
+                    measure(one, number)
+                except (_UnavailableError, BenchmarkError) as error:
+                    if isinstance(error, BenchmarkError) and not one.optional:
+                        raise
+                    progress.say(f"{title}: going on without {one.name}: {error}")
+                    skipped[one.name] = str(error)
+                    running.remove(one)
+                    facts.pop(one.name, None)
+                    rows[:] = [row for row in rows if row.contender != one.name]
                 advance(1)
     _check_counts(rows)
     agreement = check(facts)
     return Comparison(
-        tuple(_contender_rows(running, rows, memory, first_batch)),
+        tuple(_contender_rows(running, rows, memory, first_passes)),
         tuple(_ratio_rows(running, references, rows)),
         tuple(rows),
         skipped,
@@ -206,15 +222,15 @@ class _Child:
         self._process.stdout.close()
         self._errors.close()
 
-    def checked(self, measure: bool) -> tuple[Memory | None, Pass]:
+    def checked(self) -> tuple[Memory | None, Pass]:
         """The untimed pass over everything, with its peak memory and its facts."""
         with MemorySampler(self._process.pid) as sampler:
-            self._send({**self._contender.arguments, "check": True}, measure)
+            self._send({**self._contender.arguments, "check": True}, False)
             done = self._receive()
         return sampler.peak, done
 
     def warmed_up(self) -> Pass | None:
-        """The warm-up, if there is one."""
+        """The first pass before the timed one, if there is one."""
         changed = self._contender.warm_up
         untimed = None if changed is None else {**self._contender.arguments, **changed, "check": False}
         self._send(untimed, True)
@@ -259,7 +275,7 @@ def _pass_rows(contender: str, number: int, done: Pass) -> list[PassRow]:
         PassRow(
             contender=contender,
             part=part,
-            round=number + 1,
+            round=number,
             num_images=times.num_images,
             seconds=times.seconds,
             images_per_s=times.num_images / times.seconds,
@@ -286,13 +302,14 @@ def _contender_rows(
     running: Sequence[Contender],
     rows: Sequence[PassRow],
     memory: Mapping[str, Memory | None],
-    first_batch: Mapping[str, list[float]],
+    first_passes: Mapping[str, list[Pass]],
 ) -> list[ContenderRow]:
     found: list[ContenderRow] = []
     for one in running:
         peak = memory[one.name]
         for part, passes in _by_part([row for row in rows if row.contender == one.name]).items():
             speeds = [row.images_per_s for row in passes]
+            first = [done.parts[part] for done in first_passes[one.name] if part in done.parts]
             found.append(
                 ContenderRow(
                     contender=one.name,
@@ -302,8 +319,13 @@ def _contender_rows(
                     images_per_s=statistics.median(speeds),
                     images_per_s_low=min(speeds),
                     images_per_s_high=max(speeds),
+                    first_pass_images_per_s=(
+                        statistics.median(times.num_images / times.seconds for times in first)
+                        if first
+                        else None
+                    ),
                     cpu_ms_per_image=statistics.median(row.cpu_ms_per_image for row in passes),
-                    first_batch_s=statistics.median(first_batch[one.name]),
+                    first_batch_s=statistics.median(done.first_batch_s for done in first_passes[one.name]),
                     peak_memory_mb=peak.total_mb if peak else None,
                     peak_private_mb=peak.private_mb if peak else None,
                 )

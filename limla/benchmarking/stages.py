@@ -44,22 +44,38 @@ def _decode(data: bytes, extension: str) -> Any:
     return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
 
 
-def reencode_limit(data_dir: str, qualities: Sequence[int], threads: int, check: bool) -> Steps:
-    """simplejpeg alone: from memory, one decode and all encodes per image, the results thrown away."""
+def reencode_limit(
+    data_dir: str, qualities: Sequence[int], threads: int, check: bool, shared: bool = False
+) -> Steps:
+    """simplejpeg alone: from memory, one decode and all encodes per image, the results thrown away.
+
+    It converts colours for each quality, as who calls it with RGB gets it; `shared`: once, through limla's codec.
+    """
     import threading
 
     import simplejpeg
 
+    from limla.codecs.jpeg import JpegCodec
+
     images = list(encoded_images(Path(data_dir)))
     sizes: list[dict[int, int]] = [dict.fromkeys(qualities, 0) for _ in range(threads)]
 
+    codec = JpegCodec()
+
+    def encoded(image: Any) -> Iterator[bytes]:
+        if shared:
+            yield from codec.encode_each(image, qualities)
+            return
+        for quality in qualities:
+            yield simplejpeg.encode_jpeg(image, quality, "RGB", colorsubsampling="420", fastdct=False)
+
     def loop(number: int) -> None:
         for data, extension in images[number::threads]:
-            image = _decode(data, extension)
-            for quality in qualities:
-                encoded = simplejpeg.encode_jpeg(image, quality, "RGB", colorsubsampling="420", fastdct=False)
-                sizes[number][quality] += len(encoded)
+            for quality, one in zip(qualities, encoded(_decode(data, extension)), strict=True):
+                sizes[number][quality] += len(one)
 
+    if shared:  # finding the compiled kernel is no encoding
+        codec.encode_each(_decode(*images[0]), qualities)
     yield 0
     workers = [threading.Thread(target=loop, args=(number,)) for number in range(threads)]
     for worker in workers:
@@ -184,7 +200,12 @@ def _first_images(data_dir: Path, number: int, image_size: int, split: str = SPL
 def attack_with_limla(
     data_dir: str, checkpoint: str, batches: dict[str, int], batch_size: int, place: str, check: bool
 ) -> Steps:
-    """As `limla evaluate` computes: activations kept in the process, the fused copy, limla's attacks."""
+    """As `limla evaluate` computes: activations kept in the process, the fused copy, limla's attacks.
+
+    The copy is made before the clock starts, once for a checkpoint; facts: `seconds_preparing` it.
+    """
+    import time
+
     import torch
 
     from limla.attacks.base import build_attack
@@ -195,7 +216,9 @@ def attack_with_limla(
     keep_large_activations()
     loaded = load_checkpoint(Path(checkpoint))
     images, labels = _first_images(Path(data_dir), batch_size, loaded.info.preprocessing.image_size)
+    started = time.perf_counter()
     victim = prepare_victim(loaded.model, "cpu", images[:2])
+    facts: Facts = {"seconds_preparing": time.perf_counter() - started}
     parameters: dict[str, dict[str, Any]] = {"pgd": {"steps": STEPS, "alpha": ALPHA}}
     saved: dict[str, str] = {}
     attacked = predictions = images
@@ -210,7 +233,7 @@ def attack_with_limla(
             yield part, len(predictions)
         if check:
             saved[part] = _save(Path(place) / f"limla-{part}.npz", attacked, predictions)
-    return {"saved": saved} if check else {}
+    return {**facts, "saved": saved} if check else facts
 
 
 def attack_with_torchattacks(
