@@ -86,13 +86,16 @@ class World:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as training calls it: gradients averaged over the processes."""
+    def wrap(self, model: nn.Module, may_leave_unused: bool) -> nn.Module:
+        """The model as training calls it: gradients averaged over the processes.
+
+        `may_leave_unused` allows that some steps use only some of the parameters, which takes a walk through each
+        step's graph.
+        """
         if self.world_size == 1:
             return model
         device_ids = [self.device.index] if self.device.type == "cuda" else None
-        # a user's model may leave parameters unused in some steps
-        return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True)
+        return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=may_leave_unused)
 
 
 def torchrun_world(device: str) -> World:

@@ -156,10 +156,10 @@ class PackFolder:
         Returns the shards that are still to be made. Those of an interrupted run are kept when it had the same
         settings, photos and library versions; when only the photos or versions differ, all are made again.
 
-        Raises `SettingsError` when the folder was begun with other settings.
+        Raises `SettingsError` when the folder was begun with other settings and holds shards.
         """
         remove_unfinished(self.folder)
-        if SETTINGS in there:
+        if SETTINGS in there and any(map(_SHARD_FILE.fullmatch, there)):
             self._check_begun(progress)
         # while the manifest of a damaged folder is there, the folder counts as a finished one
         write_json(self.folder / SETTINGS, self._begun())

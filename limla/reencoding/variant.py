@@ -24,7 +24,7 @@ from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, v
 from limla.metrics import rate_bpp
 from limla.results import ENCODING_SCHEMA, parquet_source, table_writer
 from limla.shards import ShardEntry, index_path, read_index
-from limla.storage import AnyPath, exists, in_parallel, listing, make_folder, read_bytes, remove
+from limla.storage import AnyPath, in_parallel, listing, make_folder, read_bytes, remove
 
 SETTINGS = "settings.json"
 ENCODING = "encoding.parquet"
@@ -72,11 +72,11 @@ class Variant:
             self._check(read_manifest(self.folder).settings)
             return True
         remove_unfinished(self.folder)
-        if SETTINGS in there:
+        if SETTINGS in there and any(name.endswith((".tar", PART_SUFFIX)) for name in there):
             begun = self._read_begun()
             self._check(begun["settings"])
             check_settings(self.folder, begun["versions"], self.versions)
-        elif not all(name.endswith(TEMPORARY_SUFFIX) for name in there):
+        elif SETTINGS not in there and not all(name.endswith(TEMPORARY_SUFFIX) for name in there):
             raise SettingsError(
                 f"{self.folder}: not empty, and not begun by limla; choose another data folder, or remove this one"
             )
@@ -162,8 +162,7 @@ class Variant:
     def begin(self) -> None:
         """Make the folder and leave in it what it is going to be."""
         make_folder(self.folder)
-        if not exists(self.folder / SETTINGS):
-            write_json(self.folder / SETTINGS, {"settings": self.settings, "versions": self.versions})
+        write_json(self.folder / SETTINGS, {"settings": self.settings, "versions": self.versions})
 
     def finished(self) -> set[str]:
         """The names of the shards that are finished here."""

@@ -197,7 +197,8 @@ def _learner(settings: TrainSettings, model: nn.Module, world: World) -> Learner
     norms = norms_of(model) if settings.freeze_backbone else ()
     return Learner(
         model=model,
-        wrapped=world.wrap(model),
+        # a stranger's forward may go another way in each step
+        wrapped=world.wrap(model, may_leave_unused=user.is_spec(settings.model)),
         optimizer=torch.optim.Adam(trained, lr=settings.learning_rate, fused=True),
         task=Classification(),
         scaler=torch.amp.GradScaler("cuda") if settings.amp else None,
@@ -263,9 +264,14 @@ def _epoch(run: _Run, epoch: int, progress: Progress) -> dict[str, float]:
     run.train_loader.set_epoch(epoch)
     seen = Totals(run.info.num_classes, world.device)
     measured = Totals(run.info.num_classes, world.device)
-    num_images = run.train_loader.num_samples + run.val_loader.num_samples
+    # all processes go in step, so the first one's progress is that of all
+    num_images = world.world_size * (run.train_loader.num_samples + run.val_loader.num_samples)
     started = time.monotonic()
-    with progress.stage(f"epoch {epoch}/{run.settings.epochs}", num_images) as advance:
+    with progress.stage(f"epoch {epoch}/{run.settings.epochs}", num_images) as advance_all:
+
+        def advance(number: int) -> None:
+            advance_all(number * world.world_size)
+
         train_pass(learner, run.train_loader, seen, advance)
         metrics = seen.metrics(world, "train_")
         num_trained = seen.num_samples(world)

@@ -621,6 +621,23 @@ def test_other_settings_do_not_mix_with_an_interrupted_run(tmp_path: Path) -> No
     assert before == marks(out)
 
 
+def test_a_run_that_made_no_shard_leaves_the_settings_open(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    broken_photos(raw)
+
+    class Refuses:
+        def map(self, *_: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(raw, out, PackSettings(max_shard_samples=5), engine=Refuses())
+    assert (out / "source" / "settings.json").exists()
+    pack(raw, out, PackSettings(max_shard_samples=6))
+    pack(raw, tmp_path / "fresh" / "out", PackSettings(max_shard_samples=6))
+    contents = [path.read_bytes() for path in sorted((out / "source").iterdir())]
+    assert contents == [path.read_bytes() for path in sorted((tmp_path / "fresh" / "out" / "source").iterdir())]
+
+
 @pytest.mark.parametrize("change", ["bytes", "dates", "versions"])
 def test_changed_photos_are_packed_from_the_start(
     tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,15 @@ def test_another_library_version_does_not_go_on_in_an_unfinished_folder(fresh: P
     path.write_text(json.dumps(begun))
     with pytest.raises(SettingsError, match=r"codec: 'simplejpeg 0\.1' there"):
         reencode(fresh, SETTINGS)
+
+
+def test_a_run_that_made_no_shard_leaves_the_settings_open(fresh: Path) -> None:
+    with pytest.raises(InterruptedAtShardError):
+        reencode(fresh, SETTINGS, engine=StopAfter(0))
+    assert (fresh / "jpeg-q1" / "settings.json").exists()
+    other = replace(SETTINGS, subsampling="444")
+    assert len(reencode(fresh, other).made) == 3
+    assert read_manifest(fresh / "jpeg-q1").settings["subsampling"] == "444"
 
 
 def test_a_strangers_folder_is_left_alone(fresh: Path) -> None:
