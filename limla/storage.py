@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,15 @@ _WHOLE_ON_CLOSE = ("s3", "s3a", "gs", "gcs")
 _LOCAL = ("file", "local")
 _KNOWN = ("s3", "gs", "abfs", "hdfs", "sftp", "file")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_PATIENCE = {
+    "connect_timeout": 10,
+    "read_timeout": 12,
+    "retries": {"mode": "standard", "max_attempts": 4},
+}
+"""Of S3, in seconds: a server that never answers ends a request within 4 x 12 and the 7 at most between attempts."""
+_SECONDS_TO_REPEAT = 20.0
+"""A read that breaks off is begun again for so long; after that the last attempt's error is raised."""
+_SECONDS_BETWEEN_READS = 0.5
 _NETWORK_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "requests", "urllib3", "azure")
 
 
@@ -71,11 +81,18 @@ def open_folder(text: str | AnyPath) -> AnyPath:
     Raises `UnknownNameError` for a protocol that fsspec does not know, `MissingDependencyError` for one whose
     package is not installed, `SettingsError` for a bucket without a folder in it.
     """
-    if not isinstance(text, str) or not is_url(text):
-        return Path(text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    scheme, slash, rest = text.partition(":/")
+    if not is_url(text):
+        # pathlib would make a folder called `s3:` here, and the user believe that it lies in the store
+        if slash and scheme.lower() in {*_WHOLE_ON_CLOSE, *_KNOWN}:
+            raise SettingsError(f"'{text}' has one slash: write {scheme.lower()}://{rest}")
+        return Path(text)
     import fsspec
 
-    protocol = text.split("://", 1)[0]
+    protocol = scheme.lower()
+    text = f"{protocol}:/{rest}"
     if protocol not in fsspec.available_protocols():
         raise UnknownNameError(
             f"'{text}': unknown protocol '{protocol}'; known: {', '.join(_KNOWN)} and the others of fsspec"
@@ -108,13 +125,16 @@ def _storage_options(protocol: str) -> dict[str, Any]:
     if _EXTRAS.get(protocol) == "s3":
         from fsspec.config import conf
 
-        patience = {
-            "connect_timeout": 10,
-            "read_timeout": 60,
-            "retries": {"mode": "standard", "max_attempts": 4},
-        }
-        options["config_kwargs"] = {**patience, **conf.get(protocol, {}).get("config_kwargs", {})}
+        options["config_kwargs"] = {**_PATIENCE, **conf.get(protocol, {}).get("config_kwargs", {})}
     return options
+
+
+def _file_system(path: UPath) -> Any:
+    """A path's file system; on top of its client's own attempts s3fs would repeat each request five times, a read 25."""
+    file_system = path.fs
+    if _EXTRAS.get(path.protocol) == "s3":
+        file_system.retries = 1
+    return file_system
 
 
 def explain(error: Exception, where: AnyPath) -> Exception | None:
@@ -165,7 +185,7 @@ def exists(path: AnyPath) -> bool:
         return path.exists()
     with explained(path):
         try:
-            path.fs.info(path.path)
+            _file_system(path).info(path.path)
         except FileNotFoundError as error:
             if explain(error, path):
                 raise
@@ -189,7 +209,7 @@ def listing(folder: AnyPath) -> dict[str, int | None]:
         return found
     with explained(folder):
         try:
-            infos = folder.fs.ls(folder.path, detail=True)
+            infos = _file_system(folder).ls(folder.path, detail=True)
         except FileNotFoundError as error:
             if explain(error, folder):
                 raise
@@ -210,7 +230,7 @@ def make_folder(folder: AnyPath) -> None:
         listing(folder)  # raises for a bucket that is not there; fsspec's own mkdir would make it
     else:
         with explained(folder):
-            folder.fs.makedirs(folder.path, exist_ok=True)
+            _file_system(folder).makedirs(folder.path, exist_ok=True)
 
 
 def read_bytes(path: AnyPath) -> bytes:
@@ -269,16 +289,25 @@ def stream(path: UPath, num_bytes: int) -> Iterator[bytes]:
 
 
 def _cat(path: UPath, start: int, end: int | None) -> bytes:
-    try:
-        data = path.fs.cat_file(path.path, start=start, end=end)
-    except OSError as error:
-        if (
-            error.errno == errno.EINVAL and "range" in str(error).lower()
-        ):  # HTTP 416: it ends before, or is empty
-            return b""
-        raise
-    assert isinstance(data, bytes)
-    return data
+    until = time.monotonic() + _SECONDS_TO_REPEAT
+    while True:
+        try:
+            data = _file_system(path).cat_file(path.path, start=start, end=end)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower():
+                return b""  # HTTP 416: it ends before, or is empty
+            if not _is_broken_off(error) or time.monotonic() > until:
+                raise
+            time.sleep(_SECONDS_BETWEEN_READS)
+        else:
+            assert isinstance(data, bytes)
+            return data
+
+
+def _is_broken_off(error: Exception) -> bool:
+    """Whether an answer stopped in the middle: the client repeats only what fails before an answer begins."""
+    kind = type(error).__name__
+    return any(word in kind for word in ("Payload", "IncompleteRead", "ReadTimeout", "Disconnected"))
 
 
 def remove(paths: Iterable[AnyPath]) -> None:
@@ -295,7 +324,7 @@ def remove(paths: Iterable[AnyPath]) -> None:
     names = [path.path for path in remote if path.name in there]
     if names:
         with explained(remote[0].parent):
-            remote[0].fs.rm(names)
+            _file_system(remote[0]).rm(names)
 
 
 def unique_name(name: str) -> str:
@@ -316,8 +345,8 @@ def upload(path: UPath) -> Iterator[BinaryIO]:
     target = path if atomic else path.with_name(unique_name(path.name))
     with explained(path):
         if not atomic:
-            path.fs.makedirs(path.parent.path, exist_ok=True)
-        raw = _Upload(path, path.fs.open(target.path, "wb", block_size=_PART_BYTES))
+            _file_system(path).makedirs(path.parent.path, exist_ok=True)
+        raw = _Upload(path, _file_system(path).open(target.path, "wb", block_size=_PART_BYTES))
     buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
     try:
         yield buffered
@@ -329,15 +358,15 @@ def upload(path: UPath) -> Iterator[BinaryIO]:
     except BaseException:
         with explained(path):
             raw.give_up(published_on_close=atomic)
-            if not atomic and path.fs.exists(target.path):
-                path.fs.rm(target.path)
+            if not atomic and _file_system(path).exists(target.path):
+                _file_system(path).rm(target.path)
         raise
 
 
 def _rename(temporary: UPath, path: UPath) -> None:
-    if path.fs.exists(path.path):
-        path.fs.rm(path.path)
-    path.fs.mv(temporary.path, path.path)
+    if _file_system(path).exists(path.path):
+        _file_system(path).rm(path.path)
+    _file_system(path).mv(temporary.path, path.path)
 
 
 @functools.cache

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import itertools
 import pickle
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import fsspec
@@ -32,6 +35,7 @@ from limla.storage import (
     stream,
     unique_name,
 )
+from tests.object_store import DUMMY
 
 _numbers = itertools.count()
 
@@ -67,6 +71,20 @@ def test_a_url_is_a_path_that_pickles() -> None:
     again = pickle.loads(pickle.dumps(path / "source"))
     assert again == path / "source"
     assert again.storage_options == path.storage_options
+
+
+def test_a_protocol_may_be_in_capitals() -> None:
+    assert str(open_folder("MEMORY://Pets/x")) == "memory://Pets/x"
+
+
+@pytest.mark.parametrize("text", ["s3:/bucket/pets", "GS:/bucket/pets", "file:/data"])
+def test_one_slash_is_no_local_folder(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"has one slash: write (s3|gs|file)://"):
+        open_folder(text)
+
+
+def test_a_colon_in_a_local_path_is_no_protocol() -> None:
+    assert open_folder("a:/b") == Path("a:/b")
 
 
 def test_an_unknown_protocol_lists_known_ones() -> None:
@@ -221,6 +239,62 @@ def test_an_error_of_the_block_is_not_blamed_on_the_targets(error: Exception) ->
         fail()
     assert raised.value is error
     assert listing(folder) == {}
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[bytes]], Callable[[], int]]]:
+    """Start a server that gives each connection the next of some answers, then none; returns how many it had."""
+    from s3fs import S3FileSystem
+
+    patience = {"read_timeout": 0.3, "retries": {"mode": "standard", "max_attempts": 2}}
+    monkeypatch.setattr(storage, "_PATIENCE", patience)
+    for name, value in DUMMY.items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as held:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        connections: list[socket.socket] = []
+
+        def serve(answers: list[bytes]) -> None:
+            with suppress(OSError):  # closed at the end
+                while True:
+                    connection = held.enter_context(listening.accept()[0])
+                    connections.append(connection)
+                    if len(connections) <= len(answers):
+                        connection.recv(4096)
+                        connection.sendall(answers[len(connections) - 1])
+                        connection.shutdown(socket.SHUT_RDWR)
+
+        def start(answers: list[bytes]) -> Callable[[], int]:
+            threading.Thread(target=serve, args=(answers,), daemon=True).start()
+            return lambda: len(connections)
+
+        S3FileSystem.clear_instance_cache()
+        yield start
+        S3FileSystem.clear_instance_cache()
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_never_answers_is_asked_as_often_as_said(
+    answering: Callable[[list[bytes]], Callable[[], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_SECONDS_TO_REPEAT", 0.0)
+    asked = answering([])
+    with pytest.raises(DataError, match="cannot be reached"):
+        read_bytes(open_folder("s3://bucket/flowers") / "object")
+    assert asked() == 2
+    with pytest.raises(DataError, match="cannot be reached"):
+        listing(open_folder("s3://bucket/flowers"))
+    assert asked() == 4
+
+
+def test_a_read_that_breaks_off_is_begun_again(
+    answering: Callable[[list[bytes]], Callable[[], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_SECONDS_BETWEEN_READS", 0.0)
+    head = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 8\r\nConnection: close\r\n\r\n"
+    asked = answering([head + b"half", head + b"half", head + b"complete"])
+    assert read_bytes(open_folder("s3://bucket/flowers") / "object") == b"complete"
+    assert asked() == 3
 
 
 URL = "s3://bucket/somewhere"
