@@ -10,10 +10,8 @@ builds its pipeline, is not timed.
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +36,7 @@ from limla.benchmarking.data import (
     repeated,
     write_shards,
 )
-from limla.benchmarking.machine import describe_machine
+from limla.benchmarking.machine import describe_gpu, describe_machine
 from limla.evaluation import EvaluateSettings, evaluate
 from limla.files import write_json
 from limla.loaders.base import Loader, LoaderSettings, open_loader
@@ -55,7 +53,6 @@ HARDWARE_SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
 EPS, STEPS, ALPHA = 8 / 255, 10, 2 / 255
 _SHARD_SAMPLES = 512
 _COMPARED = 256
-_LIBRARIES = ("nvidia-dali-cuda130", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg", "nvidia-dali-cuda120", "triton")
 
 
 @dataclass(frozen=True)
@@ -328,29 +325,6 @@ def _differences(images: Tensor, reference: Tensor) -> dict[str, Any]:
 def _predictions(bench: Bench, model: nn.Module, images: Tensor) -> Tensor:
     parts = images.split(bench.batch_size)
     return torch.cat([model(part.to(bench.device)).argmax(dim=1).cpu() for part in parts])
-
-
-def describe_gpu(device: torch.device) -> dict[str, Any]:
-    """Name, memory, driver, and the versions of what drives it; {} for a CPU."""
-    if device.type != "cuda":
-        return {}
-    properties = torch.cuda.get_device_properties(device)
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    versions: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "name": properties.name,
-        "memory_gib": round(properties.total_memory / 2**30, 1),
-        "driver": driver,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "versions": versions,
-    }
 
 
 def _photos(folder: Path | None, num_images: int) -> tuple[Sequence[Photo], str]:

@@ -6,8 +6,13 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _LIBRARIES = (
     "limla",
@@ -21,6 +26,15 @@ _LIBRARIES = (
     "torchattacks",
     "torchvision",
     "webdataset",
+)
+
+
+_GPU_LIBRARIES = (
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+    "nvidia-nvimgcodec-cu13",
+    "nvidia-nvjpeg",
+    "triton",
 )
 
 
@@ -38,8 +52,27 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(pages * page_bytes / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: version for name in _LIBRARIES if (version := _version(name))},
+        "versions": _versions(_LIBRARIES),
         "date": datetime.date.today().isoformat(),
+    }
+
+
+def describe_gpu(device: torch.device) -> dict[str, Any]:
+    """Name, memory in GiB, driver, and the versions of what drives it; {} for a CPU."""
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    return {
+        "name": properties.name,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "driver": driver,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "versions": _versions(_GPU_LIBRARIES),
     }
 
 
@@ -48,6 +81,11 @@ def _cpu_model() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    return {name: version for name in distributions if (version := _version(name))}
 
 
 def _version(distribution: str) -> str | None:
