@@ -9,7 +9,8 @@ Takes the JPEGs whose longer side is 500 pixels or more, repeated up to `--image
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ from limla.benchmarking.harness import Comparison, Contender, as_record, compare
 from limla.benchmarking.machine import usable_cores
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
-from limla.errors import SettingsError
+from limla.errors import BenchmarkError, SettingsError
 from limla.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 MIN_SIDE = 500
 WEBDATASET_PIL, LIMLA_DALI = "webdataset + PIL + DataLoader", "limla dali"
 _MODEL, _IMAGE_SIZE, _BATCH_SIZE = "mobilenet_v2", 224, 32
-_ATTACK_BATCHES = {"clean": 8, "fgsm": 2, "pgd": 1}
+_ATTACK_BATCHES = {"clean": 4, "fgsm": 2, "pgd": 1}
 
 
 @dataclass(frozen=True)
@@ -178,31 +179,26 @@ _WHAT = {
 }
 
 
-def run(
-    photos: list[Photo], chosen: Sequence[str], options: Options, progress: ConsoleProgress
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure one benchmark after the other: (name, what was found as plain values)."""
+def measure(name: str, photos: list[Photo], options: Options, progress: ConsoleProgress) -> dict[str, Any]:
+    """What one of `BENCHMARKS` found, as plain values."""
     on_photos: dict[str, Callable[..., Comparison]] = {"reencode": reencode, "load": load}
     on_few: dict[str, Callable[..., Comparison]] = {"evaluate": evaluate, "end-to-end": end_to_end}
-    # several shards for each worker, so that nobody waits long for the last one
-    shard_samples = max(1, options.num_images // (8 * options.threads))
-    for name in chosen:
-        if name in on_photos:
-            with workplace(photos, options.num_images, shard_samples) as place:
-                yield name, asdict(on_photos[name](place, photos, options, progress))
-        elif name in on_few:
-            with workplace(photos, options.num_evaluated, options.num_evaluated) as place:
-                yield name, asdict(on_few[name](place, options, progress))
-        else:
-            rows = growth.measure(options.num_small, progress)
-            yield name, {"growth": [asdict(row) for row in rows]}
+    if name in on_photos:
+        # several shards for each worker, so that nobody waits long for the last one
+        shard_samples = max(1, options.num_images // (8 * options.threads))
+        with workplace(photos, options.num_images, shard_samples) as place:
+            return asdict(on_photos[name](place, photos, options, progress))
+    if name in on_few:
+        with workplace(photos, options.num_evaluated, options.num_evaluated) as place:
+            return asdict(on_few[name](place, options, progress))
+    return {"growth": [asdict(row) for row in growth.measure(options.num_small, progress)]}
 
 
 @click.command(cls=LimlaCommand)
 @click.argument("photos", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--only", default=",".join(BENCHMARKS), show_default=True, help="Which benchmarks.")
-@click.option("--images", default=2000, show_default=True, help="Photos re-encoded and loaded in a pass.")
-@click.option("--evaluated", default=128, show_default=True, help="Photos in an end-to-end pass.")
+@click.option("--images", default=1000, show_default=True, help="Photos re-encoded and loaded in a pass.")
+@click.option("--evaluated", default=64, show_default=True, help="Photos in an end-to-end pass.")
 @click.option("--small", default=50_000, show_default=True, help="Small images of the growth benchmark.")
 @click.option("--batch-size", default=_BATCH_SIZE, show_default=True)
 @click.option("--rounds", default=5, show_default=True, help="Timed passes of each contender, in turn.")
@@ -211,7 +207,7 @@ def run(
     "--output-dir", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, show_default=True
 )
 def main(photos: Path, only: str, output_dir: Path, **sizes: int) -> None:
-    """Measure on the photos in PHOTOS and write one JSON file per benchmark."""
+    """Measure on the photos in PHOTOS; one JSON file per benchmark, written when that is done."""
     chosen = tuple(name.strip() for name in only.split(","))
     unknown = [name for name in chosen if name not in BENCHMARKS]
     if unknown:
@@ -227,11 +223,24 @@ def main(photos: Path, only: str, output_dir: Path, **sizes: int) -> None:
     found = photos_of_folder(photos, options.num_images, MIN_SIDE)
     shown = "".join(f" --{name.replace('_', '-')} {value}" for name, value in sizes.items())
     settings = {**sizes, "num_distinct_photos": len(found), "min_side": MIN_SIDE}
-    for name, values in run(found, chosen, options, ConsoleProgress()):
+    progress = ConsoleProgress()
+    started = time.monotonic()
+    failed: list[str] = []
+    for number, name in enumerate(chosen, 1):
+        minutes = (time.monotonic() - started) / 60
+        progress.say(f"benchmark {number} of {len(chosen)}: {name}; {minutes:.1f} minutes since the start")
+        try:
+            values = measure(name, found, options, progress)
+        except BenchmarkError as error:
+            progress.say(f"{name}: {error}")
+            failed.append(name)
+            continue
         command = f"python benchmarks/compare.py PHOTOS --only {name}{shown}"
         path = output_dir / f"{name}.json"
         write_json(path, as_record(values, _WHAT[name], command, settings))
         click.echo(f"written: {path}")
+    if failed:
+        raise BenchmarkError(f"not measured, see above: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

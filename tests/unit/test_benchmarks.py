@@ -410,8 +410,8 @@ def test_models_and_growth_are_measured_and_the_page_is_made_from_the_json(
     monkeypatch.setattr(script, "compare", _here)
     monkeypatch.setattr(growth, "compare", _here)
     options = script.Options(num_images=4, num_evaluated=2, num_small=200, batch_size=2, rounds=1, threads=2)
-    arguments = (photos_of_folder(photos, 2), ("evaluate", "end-to-end", "growth"), options, ConsoleProgress())
-    for name, values in script.run(*arguments):
+    for name in ("evaluate", "end-to-end", "growth"):
+        values = script.measure(name, photos_of_folder(photos, 2), options, ConsoleProgress())
         settings = {**dataclasses.asdict(options), "evaluated": 2, "images": 4}
         write_json(tmp_path / f"{name}.json", as_record(values, "a test", "pytest", settings))
 
