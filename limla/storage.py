@@ -51,7 +51,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _PATIENCE = {
     "connect_timeout": 10,
     "read_timeout": 12,
-    "retries": {"mode": "standard", "max_attempts": 4},
+    "retries": {"mode": "standard", "total_max_attempts": 4},
 }
 """Of S3, in seconds: a server that never answers ends a request within 4 x 12 and the 7 at most between attempts."""
 _SECONDS_TO_REPEAT = 20.0
@@ -130,8 +130,8 @@ def _storage_options(protocol: str) -> dict[str, Any]:
 
 
 def _file_system(path: UPath) -> Any:
-    """A path's file system; on top of its client's own attempts s3fs would repeat each request five times, a read 25."""
-    file_system = path.fs
+    """A path's file system; s3fs would repeat what its client has tried in vain five times, a read 25 times."""
+    file_system: Any = path.fs
     if _EXTRAS.get(path.protocol) == "s3":
         file_system.retries = 1
     return file_system

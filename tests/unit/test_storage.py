@@ -246,7 +246,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[bytes]
     """Start a server that gives each connection the next of some answers, then none; returns how many it had."""
     from s3fs import S3FileSystem
 
-    patience = {"read_timeout": 0.3, "retries": {"mode": "standard", "max_attempts": 2}}
+    patience = {"read_timeout": 0.3, "retries": {"mode": "standard", "total_max_attempts": 2}}
     monkeypatch.setattr(storage, "_PATIENCE", patience)
     for name, value in DUMMY.items():
         monkeypatch.setenv(name, value)
