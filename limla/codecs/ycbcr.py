@@ -91,7 +91,7 @@ def _fill(
 ) -> None:
     """Fill the planes from H · W · 3 pixels, one row of chroma at a time, so that all work stays in cache.
 
-    `colours` and `sums` are room for the three colours of a row apart (as words: bytes take 1.3 times as long) and
+    `colours` and `sums` are room for the three colours of a row apart (as words: bytes take longer) and
     for its two sums of chroma.
     """
     eight, across_n, down_n = _N(8), _N(across), _N(down)

@@ -1,7 +1,7 @@
 """Memory for batches that is used again, since fresh memory costs as much as resizing the images.
 
 A batch of 32 images of 224×224 is 19 MB. Memory of that size comes from the system as pages that are zeroed at
-their first write; done anew for each batch, that took 0.2 to 0.4 ms per image, against 1.1 ms for decoding it.
+their first write; done anew for each batch, that took a good part of the time of decoding.
 """
 
 from __future__ import annotations
