@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, overload
 
 from limla.errors import DataError
 from limla.files import atomic_open, write_bytes
-from limla.storage import AnyPath, in_parallel, read_bytes
+from limla.storage import AnyPath, in_parallel, is_remote, read_bytes
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -302,19 +302,34 @@ def read_index(tar_path: AnyPath, tar_bytes: int | None = None) -> ShardIndex:
     Raises `DataError` when it is missing, not an index, or points outside the tar.
     """
     path = index_path(tar_path)
+    data = _index_bytes(path)
     try:
-        data = read_bytes(path)
         tar_bytes = tar_path.stat().st_size if tar_bytes is None else tar_bytes
     except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename or path}: missing; the folder is incomplete: make it again"
-        ) from error
+        raise _incomplete(tar_path) from error
     return parse_index(data, path, tar_bytes)
+
+
+def _index_bytes(path: AnyPath) -> bytes:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError as error:
+        raise _incomplete(path) from error
+
+
+def _incomplete(path: AnyPath) -> DataError:
+    return DataError(f"{path}: missing; the folder is incomplete: make it again")
 
 
 def read_indexes(folder: AnyPath, shards: Iterable[ShardEntry]) -> Iterator[ShardIndex]:
     """The index of each of a folder's shards, in order; raises as `read_index` does."""
-    return in_parallel(lambda shard: read_index(folder / shard.name, shard.num_bytes), shards)
+
+    def read(shard: ShardEntry) -> tuple[ShardEntry, bytes]:
+        return shard, _index_bytes(index_path(folder / shard.name))
+
+    # only bytes are read ahead, and only from a store: parsing takes the memory of one shard at a time
+    for shard, data in in_parallel(read, shards) if is_remote(folder) else map(read, shards):
+        yield parse_index(data, index_path(folder / shard.name), shard.num_bytes)
 
 
 def parse_index(data: bytes, path: AnyPath, tar_bytes: int) -> ShardIndex:

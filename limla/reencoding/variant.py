@@ -24,7 +24,7 @@ from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, v
 from limla.metrics import rate_bpp
 from limla.results import ENCODING_SCHEMA, parquet_source, table_writer
 from limla.shards import ShardEntry, index_path, read_index
-from limla.storage import AnyPath, in_parallel, listing, make_folder, read_bytes, remove
+from limla.storage import AnyPath, in_parallel, is_remote, listing, make_folder, read_bytes, remove
 
 SETTINGS = "settings.json"
 ENCODING = "encoding.parquet"
@@ -171,7 +171,7 @@ class Variant:
 
         def is_finished(name: str) -> bool:
             try:
-                entry, _ = self._read_part(name)
+                entry, _ = self._parse_part(name, self._part_bytes(name))
             except FileNotFoundError:  # in a store: a run that finished meanwhile removed it
                 return False
             return there.get(name) == entry.num_bytes and index_path(Path(name)).name in there
@@ -194,7 +194,11 @@ class Variant:
         entries: list[ShardEntry] = []
         summary = VariantSummary(self.folder.name, 0, 0, 0.0, 0)
         with table_writer(self.folder / ENCODING, ENCODING_SCHEMA) as writer:
-            for entry, costs in in_parallel(self._read_part, [shard.name for shard in source.shards]):
+            names = [shard.name for shard in source.shards]
+            # only bytes are read ahead, and only from a store: the objects in memory are those of one part
+            read = in_parallel if is_remote(self.folder) else map
+            for name, data in zip(names, read(self._part_bytes, names), strict=True):
+                entry, costs = self._parse_part(name, data)
                 table = self._table(entry.split, costs)
                 writer.write_table(table)
                 entries.append(entry)
@@ -237,10 +241,13 @@ class Variant:
         }
         return pa.Table.from_pydict(columns, schema=ENCODING_SCHEMA)
 
-    def _read_part(self, shard_name: str) -> tuple[ShardEntry, list[Cost]]:
+    def _part_bytes(self, shard_name: str) -> bytes:
+        return read_bytes(part_path(self.folder / shard_name))
+
+    def _parse_part(self, shard_name: str, data: bytes) -> tuple[ShardEntry, list[Cost]]:
         path = part_path(self.folder / shard_name)
         try:
-            part = json.loads(read_bytes(path))
+            part = json.loads(data)
             return ShardEntry(**part["shard"]), [Cost(*cost) for cost in part["costs"]]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: damaged ({error}); remove it and run this again") from error
