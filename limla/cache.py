@@ -13,6 +13,7 @@ import hashlib
 import io
 import logging
 import os
+import resource
 import socket
 import tempfile
 import threading
@@ -34,6 +35,8 @@ FOLDER_VARIABLE = "LIMLA_CACHE_DIR"
 LIMIT_VARIABLE = "LIMLA_CACHE_BYTES"
 _SECONDS_UNTIL_TOLD = 5.0
 _SECONDS_BETWEEN_LOOKS = 0.05
+_OTHER_FILES = 256
+"""Maps of shards, sockets, libraries: what else a process may have open."""
 _SECONDS_UNTIL_ORPHAN = 3600.0
 """An index is written at once: one half-written for longer is that of a killed process, of whichever machine."""
 _NEVER = threading.Event()
@@ -109,6 +112,23 @@ def fetch(
         _log.warning("%s: changed on this disk since it was fetched; fetching it again", path)
         path.unlink(missing_ok=True)
         copy.close()
+
+
+def allow_copies(count: int) -> None:
+    """Let this process hold `count` more copies: each is an open file, and the usual limit is 1024.
+
+    Raises `SettingsError` when the system allows fewer.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + sum(1 for _ in Path("/dev/fd").iterdir()) + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise SettingsError(
+            f"{count} shards of a store need about {needed} open files, and the system allows {hard}: raise that with "
+            "'ulimit -n' (and its hard limit), or pack into larger shards"
+        )
+    if soft != resource.RLIM_INFINITY and 2 * needed > soft:  # twice: the next split is opened beside this one
+        wanted = 2 * needed if hard == resource.RLIM_INFINITY else min(2 * needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from limla.cache import LocalCopy, fetch
+from limla.cache import LocalCopy, allow_copies, fetch
 from limla.errors import DataError, SettingsError
 from limla.manifest import Manifest, check_sizes, read_manifest, verify_shards
 from limla.shards import ShardEntry, ShardIndex, ShardReader, index_path, read_indexes
@@ -206,7 +206,8 @@ def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = 
 
     Raises `DataError` for a tar that is missing, truncated or altered, an index that is missing or of
     another length, an empty split, and folders that are not variants of one dataset (other class names or
-    other keys); `SettingsError` when no folder, or one folder twice, is given. Contents in an object store, and
+    other keys); `SettingsError` when no folder, or one folder twice, is given, or an
+    object store's shards are more than the files this process may open. Contents in an object store, and
     the length of indexes there, are checked when a shard is fetched.
     """
     folders = [Path(folder) if isinstance(folder, str) else folder for folder in folders]
@@ -233,6 +234,9 @@ def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = 
                 _check_index_length(folder / shard.name, shard.num_samples)
         held += [(folder, shard) for shard in manifest.of_split(split) if shard.num_samples]
     _check_same_keys(folders, manifests, split)
+    num_remote = sum(is_remote(folder) for folder, _ in held)
+    if num_remote:
+        allow_copies(num_remote)
     return ShardSource(
         split,
         manifests[0].class_names,

@@ -216,6 +216,22 @@ def test_half_an_index_of_a_killed_process_goes_after_an_hour(folder: AnyPath, t
     assert (old.exists(), new.exists()) == (False, True)
 
 
+def test_more_copies_than_the_usual_limit_of_open_files(
+    folder: AnyPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[int, int]] = [(1024, 4096)]
+    monkeypatch.setattr(cache.resource, "getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr(cache.resource, "setrlimit", lambda kind, both: limits.append(both))
+    open_source([folder], "test").close()
+    assert limits == [(1024, 4096)], "four shards fit"
+    cache.allow_copies(1700)
+    assert limits[1:] == [(limits[-1][0], 4096)]
+    assert limits[-1][0] > 2 * 1700
+    monkeypatch.setattr(cache, "_OTHER_FILES", 4090)
+    with pytest.raises(SettingsError, match=r"4 shards of a store need about \d+ open files.*'ulimit -n'"):
+        open_source([folder], "test")
+
+
 def test_a_limit_that_is_no_number_is_refused(folder: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIMLA_CACHE_BYTES", "50 GB")
     with pytest.raises(SettingsError, match="LIMLA_CACHE_BYTES is '50 GB'"):
