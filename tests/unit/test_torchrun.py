@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -20,7 +22,7 @@ from click.testing import CliRunner
 
 from limla.cli import limla
 from limla.errors import ProcessLostError, SettingsError
-from limla.evaluation import evaluate
+from limla.evaluation import EvaluateSettings, evaluate
 from limla.evaluation.models import EvaluatedModel, model_sources
 from limla.evaluation.passes import run_pass
 from limla.evaluation.stage import _check_alike
@@ -78,54 +80,77 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
+def pictures_of(results_dir: Path) -> dict[str, bytes]:
+    folder = results_dir / "samples"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("loader", "processes", "batch_size"),
-    [
-        ("cpu", 2, 5),  # batches of 5, 5 and 4 over two shards
-        ("cpu", 3, 8),  # fewer batches than processes
-        ("webdataset", 2, 4),
-        ("dali", 2, 4),
-    ],
-)
-def test_the_files_are_those_of_one_process(
-    loader: str, processes: int, batch_size: int, data_dir: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    if loader == "dali":
-        pytest.importorskip("nvidia.dali")
-    alone = settings_for(
-        data_dir, checkpoint, tmp_path / "alone", loader=loader, batch_size=batch_size, qualities=(10,)
-    )
-    evaluate(alone)
-    more = ("--loader", loader, "--batch-size", batch_size, "--steps", 3, "--quality", 10)
-    done = torchrun(processes, "evaluate", *words_for(data_dir, checkpoint, tmp_path / "shared", *more))
+def test_the_files_are_those_of_one_process(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The command, with batches of 5, 5 and 4 over two shards."""
+    evaluate(settings_for(data_dir, checkpoint, tmp_path / "alone", batch_size=5, qualities=(10,)))
+    more = ("--loader", "cpu", "--batch-size", 5, "--steps", 3, "--quality", 10)
+    done = torchrun(2, "evaluate", *words_for(data_dir, checkpoint, tmp_path / "shared", *more))
     assert done.returncode == 0, done.stderr
     assert len(files_of(tmp_path / "alone")) == 3
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
-    pictures, expected = (
-        {str(path.relative_to(place)): path.read_bytes() for path in (place / "samples").rglob("*.*")}
-        for place in (tmp_path / "shared", tmp_path / "alone")
-    )
-    assert pictures == expected
+    assert pictures_of(tmp_path / "shared") == pictures_of(tmp_path / "alone")
     assert done.stderr.count("42/42 images") == 1, "one process reports, and counts every one's images"
     assert done.stdout.count("robust_accuracy") == 1, "one process shows the table"
     assert not list((tmp_path / "shared").glob(".*"))
 
 
+EVALUATIONS = """
+import pickle, sys
+from pathlib import Path
+from limla.evaluation import evaluate
+from limla.world import joined, torchrun_world
+world = torchrun_world("cpu")
+with joined(world, tensors=False):
+    for settings in pickle.loads(Path(sys.argv[1]).read_bytes()):
+        result = evaluate(settings)
+        assert all(cell.computed for cell in result.cells)
+print(world.world_size, "processes")
+"""
+
+
 @pytest.mark.slow
-def test_the_files_do_not_depend_on_the_number_of_threads(data_dir: Path, tmp_path: Path) -> None:
-    """torchrun gives each process one thread; a process alone has as many as there are cores."""
+def test_three_processes_give_the_files_of_one_whatever_the_loader(
+    data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also of a model as large as users have, which computes in parts of a batch.
+
+    torchrun gives each process one thread; the process alone has two.
+    """
     torch.manual_seed(0)
     model = build_model("MobileNetV2", len(CLASSES)).eval()
     info = ModelInfo("MobileNetV2", len(CLASSES), CLASSES, PREPROCESSING)
     save_checkpoint(tmp_path / "net.pt", model, info)
+    cases = {
+        "cpu": (checkpoint, {"batch_size": 8}),  # fewer batches than processes
+        "webdataset": (checkpoint, {"batch_size": 4, "loader": "webdataset"}),
+        "large": (tmp_path / "net.pt", {"batch_size": 9}),
+    }
+    with suppress(ModuleNotFoundError):  # the package 'nvidia' may be missing too
+        if importlib.util.find_spec("nvidia.dali"):
+            cases["dali"] = (checkpoint, {"batch_size": 4, "loader": "dali"})
     torch.set_num_threads(2)
-    usual = {"qualities": (10,), "batch_size": 9}
-    evaluate(settings_for(data_dir, tmp_path / "net.pt", tmp_path / "alone", **usual))
-    more = ("--batch-size", 9, "--steps", 3, "--quality", 10, "--loader", "cpu")
-    done = torchrun(2, "evaluate", *words_for(data_dir, tmp_path / "net.pt", tmp_path / "shared", *more))
+    shared: list[EvaluateSettings] = []
+    for name, (path, changes) in cases.items():
+        settings = settings_for(data_dir, path, tmp_path / "alone" / name, qualities=(10,), **changes)
+        evaluate(settings)
+        shared.append(replace(settings, results_dir=tmp_path / "shared" / name))
+    (tmp_path / "settings").write_bytes(pickle.dumps(shared))
+    (tmp_path / "evaluations.py").write_text(EVALUATIONS)
+    words = [*LAUNCH, "3", str(tmp_path / "evaluations.py"), str(tmp_path / "settings")]
+    done = subprocess.run(words, env=ENVIRONMENT, timeout=120, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
+    assert done.stdout.count("3 processes") == 3
+    for name in cases:
+        found, expected = tmp_path / "shared" / name, tmp_path / "alone" / name
+        assert len(files_of(expected)) == 3
+        assert files_of(found) == files_of(expected), name
+        assert pictures_of(found) == pictures_of(expected), name
 
 
 @dataclass
