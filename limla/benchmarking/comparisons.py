@@ -187,6 +187,7 @@ class BenchSettings:
     Attributes:
         stages: some of `STAGES`.
         photos: a folder of JPEGs; None for none.
+        min_side: leave out photos whose longer side is shorter, in pixels; speeds depend on it.
         data_dir: a packed dataset, whose originals are used; None for none. Without either, photos are generated.
         num_images: images that are re-encoded and loaded, the first ones, repeated if there are fewer.
         rounds: timed passes of each contender.
@@ -199,6 +200,7 @@ class BenchSettings:
 
     stages: tuple[str, ...] = STAGES
     photos: Path | None = None
+    min_side: int = 0
     data_dir: Path | None = None
     num_images: int = 256
     rounds: int = 2
@@ -214,6 +216,8 @@ class BenchSettings:
                 raise SettingsError(f"unknown stage '{stage}'; known: {', '.join(STAGES)}")
         if self.photos is not None and self.data_dir is not None:
             raise SettingsError("photos and data dir: name one of them, or neither for generated photos")
+        if self.min_side and self.photos is None:
+            raise SettingsError("min side chooses among the files of a folder: name it (photos)")
         for name in ("num_images", "rounds", "image_size", "batch_size", "num_attacked", "threads"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name.replace('_', ' ')} is {getattr(self, name)}: choose at least 1")
@@ -223,7 +227,7 @@ class BenchSettings:
     def read_photos(self) -> list[Photo]:
         """The images that are asked for; raises `DataError` where there are none."""
         if self.photos is not None:
-            return photos_of_folder(self.photos, self.num_images)
+            return photos_of_folder(self.photos, self.num_images, self.min_side)
         if self.data_dir is not None:
             return photos_of_shards(self.data_dir, self.num_images)
         return generated_photos(self.num_images)

@@ -27,6 +27,11 @@ class _BenchCommand(LimlaCommand):
 @click.option("--data-dir", type=_FOLDER, help="Packed shards to measure on; only their originals are read.")
 @click.option("--photos", type=_FOLDER, help="A folder of JPEGs to measure on. [default: generated photos]")
 @click.option(
+    "--min-side",
+    default=0,
+    help="Leave out PHOTOS whose longer side is shorter; docs/benchmarks.md is of 500.",
+)
+@click.option(
     "--stage",
     "stages",
     default="reencode,load,evaluate,end-to-end",
@@ -75,13 +80,14 @@ _TITLES = {
 def _table(comparison: Comparison) -> list[str]:
     """One line per contender and part: speed, memory, and its ratio to the reference."""
     ratios = {(row.contender, row.part): row for row in comparison.ratios}
-    lines = [("", "images/s", "CPU ms/image", "first batch s", "peak MB", "ratio", "range")]
+    lines = [("", "images/s", "first pass", "CPU ms/image", "first batch s", "peak MB", "ratio", "range")]
     for row in comparison.contenders:
         ratio = ratios.get((row.contender, row.part))
         lines.append(
             (
                 f"{row.contender}{f', {row.part}' if row.part else ''}",
                 f"{row.images_per_s:.1f}",
+                "–" if row.first_pass_images_per_s is None else f"{row.first_pass_images_per_s:.1f}",
                 f"{row.cpu_ms_per_image:.2f}",
                 f"{row.first_batch_s:.2f}",
                 "–" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",

@@ -326,6 +326,8 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         (["--stage", "loading"], "unknown stage 'loading'"),
         (["--photos", str(tmp_path), "--data-dir", str(tmp_path)], "name one of them"),
         (["--photos", str(tmp_path)], "no JPEG"),
+        (["--photos", str(tmp_path), "--min-side", "500"], "no JPEG with a side of at least 500 pixels"),
+        (["--min-side", "500"], "min side chooses among the files of a folder"),
         (["--data-dir", str(tmp_path)], "no such shard folder"),
         (["--images", "0"], "num images is 0"),
         (["--output", str(tmp_path / "no" / "x.json")], "no such folder"),
