@@ -126,7 +126,8 @@ def exclusive(path: AnyPath, what: str) -> Iterator[None]:
     """Hold the lock file `path` for the block; the lock goes with the process, however that ends.
 
     Raises `SettingsError` naming `what` is under way when another process holds it. Object stores have no locks:
-    there two runs at once do the work twice, with the same bytes, and neither sees half a file of the other's.
+    in those that complete an upload (S3, GCS) two runs at once do the work twice, with the same bytes; in those that
+    rename, one removes what the other is writing, so that must not be done.
     """
     if is_remote(path):
         yield

@@ -427,4 +427,4 @@ def test_a_store_that_does_not_answer_is_one_line(
     assert done.exit_code == 2, done.output
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 15
