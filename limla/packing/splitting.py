@@ -6,8 +6,8 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -214,11 +214,11 @@ def class_slugs(class_names: Sequence[str]) -> dict[str, str]:
         short = slug(name)
         clean = short == name and len(name) <= _MAX_CLASS_LENGTH
         found[name] = name if clean else _with_hash(short or "class", name, 8, _MAX_CLASS_LENGTH)
-    groups = _groups(found)
+    times = _counted(found.values())
     # names that differ in case only must not meet in one folder on a file system that ignores case
     return {
         name: short
-        if len(groups[short.lower()]) == 1
+        if times[short.lower()] == 1
         else _with_hash(slug(name) or "class", name, 16, _MAX_CLASS_LENGTH)
         for name, short in found.items()
     }
@@ -233,11 +233,11 @@ def file_keys(class_slug: str, files: Sequence[SourceFile]) -> dict[str, str]:
     room = MAX_KEY_LENGTH - len(class_slug) - 1
     stems = {file.path: stem_and_suffix(file.path)[0] for file in files}
     slugs = {path: slug(stem) or "image" for path, stem in stems.items()}
-    groups = _groups(slugs)
+    times = _counted(slugs.values())
     keys: dict[str, str] = {}
     unclean: list[str] = []
     for path, short in slugs.items():
-        if short == stems[path] and len(short) <= room and len(groups[short.lower()]) == 1:
+        if short == stems[path] and len(short) <= room and times[short.lower()] == 1:
             keys[path] = short
         else:
             unclean.append(path)
@@ -259,8 +259,6 @@ def _with_hash(short: str, text: str, length: int, room: int) -> str:
     return f"{short[: room - length - 1]}-{digest}"
 
 
-def _groups(names: dict[str, str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name, short in names.items():
-        groups[short.lower()].append(name)
-    return groups
+def _counted(names: Iterable[str]) -> Counter[str]:
+    """How many of the names are the same, whatever their case."""
+    return Counter(name.lower() for name in names)
