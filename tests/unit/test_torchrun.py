@@ -418,6 +418,7 @@ with world.joined(me, tensors=False):
 """
 
 
+@pytest.mark.slow
 def test_one_process_may_keep_the_others_waiting_but_not_die() -> None:
     """Longer than all else may take, as where it reads a large variant; its end is noticed at once."""
     with socket.socket() as free:
