@@ -411,6 +411,7 @@ def test_models_and_growth_are_measured_and_the_page_is_made_from_the_json(
 
     monkeypatch.setattr(script, "compare", _here)
     monkeypatch.setattr(growth, "compare", _here)
+    monkeypatch.setattr(growth, "_REST_S", 0)
     options = script.Options(num_images=4, num_evaluated=2, num_small=200, batch_size=2, rounds=1, threads=2)
     for name in ("evaluate", "end-to-end", "growth"):
         values = script.measure(name, photos_of_folder(photos, 2), options, ConsoleProgress())
