@@ -215,7 +215,7 @@ class BenchSettings:
             if stage not in STAGES:
                 raise SettingsError(f"unknown stage '{stage}'; known: {', '.join(STAGES)}")
         if self.photos is not None and self.data_dir is not None:
-            raise SettingsError("photos and data dir: name one of them, or neither for generated photos")
+            raise SettingsError("--photos and --data-dir: name one of them, or neither for generated photos")
         if self.min_side and self.photos is None:
             raise SettingsError("min side chooses among the files of a folder: name it (photos)")
         for name in ("num_images", "rounds", "image_size", "batch_size", "num_attacked", "threads"):
@@ -238,6 +238,10 @@ def bench(settings: BenchSettings, progress: Progress = SILENT) -> dict[str, Com
 
     Raises `LimlaError` when there are no images, a contender fails, or contenders did not do the same work.
     """
+    if {"evaluate", "end-to-end"} & set(settings.stages):
+        from limla.models.base import canonical_name  # brings torch, which the other stages do without
+
+        canonical_name(settings.model)
     found: dict[str, Comparison] = {}
     photos = settings.read_photos()
     shard_samples = max(1, settings.num_images // 4)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
+from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError
 from limla.manifest import SOURCE, Manifest, read_manifest
@@ -39,17 +39,25 @@ class Photo:
 def photos_of_folder(folder: Path, max_images: int, min_side: int = 0) -> list[Photo]:
     """The first `max_images` JPEGs under `folder`, by path, whose longer side is at least `min_side` pixels.
 
-    Raises `DataError` when there is none.
+    Raises `DataError` when there is none, or one of them is damaged.
     """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name a folder of JPEGs")
     found: list[Photo] = []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in _PHOTO_SUFFIXES and len(found) < max_images:
-            with PIL.Image.open(path) as picture:
-                width, height = picture.size
+            data = path.read_bytes()
+            try:
+                height, width = decode_image(data, "jpg").shape[:2]
+            except DataError as error:
+                raise DataError(
+                    f"{path}: {error}; take it out, or measure on packed shards, without such files"
+                ) from error
             if max(width, height) >= min_side:
-                found.append(Photo(path.read_bytes(), "jpg", height, width))
+                found.append(Photo(data, "jpg", height, width))
     if not found:
-        raise DataError(f"{folder}: no JPEG with a side of at least {min_side} pixels; name another folder")
+        large = f" with a side of at least {min_side} pixels" if min_side else ""
+        raise DataError(f"{folder}: no JPEG{large}; name another folder")
     return found
 
 

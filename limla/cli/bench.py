@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from limla.benchmarking import BenchSettings, Comparison
 
 _FOLDER = LocalPath(file_okay=False)
+_COUNT = click.IntRange(1)
 
 
 class _BenchCommand(LimlaCommand):
@@ -38,14 +39,38 @@ class _BenchCommand(LimlaCommand):
     show_default=True,
     help="Which stages, separated by commas.",
 )
-@click.option("--images", "num_images", default=256, show_default=True, help="Images re-encoded and loaded.")
 @click.option(
-    "--attacked", "num_attacked", default=8, show_default=True, help="Images attacked and evaluated end to end."
+    "--images",
+    "num_images",
+    type=_COUNT,
+    default=256,
+    show_default=True,
+    help="Images re-encoded and loaded.",
 )
-@click.option("--rounds", default=2, show_default=True, help="Timed passes of each contender, in turn.")
+@click.option(
+    "--attacked",
+    "num_attacked",
+    type=_COUNT,
+    default=8,
+    show_default=True,
+    help="Images attacked and evaluated end to end.",
+)
+@click.option(
+    "--rounds",
+    type=_COUNT,
+    default=2,
+    show_default=True,
+    help="Timed passes of each contender, in turn.",
+)
 @click.option("--model", default="mobilenet_v2", show_default=True, help="The model, with untrained weights.")
-@click.option("--image-size", default=224, show_default=True, help="Side of the model's input in pixels.")
-@click.option("--batch-size", default=32, show_default=True, help="Images per batch.")
+@click.option(
+    "--image-size",
+    type=click.IntRange(32),
+    default=224,
+    show_default=True,
+    help="Side of the model's input in pixels.",
+)
+@click.option("--batch-size", type=_COUNT, default=32, show_default=True, help="Images per batch.")
 @click.option("--output", type=LocalPath(dir_okay=False), help="Write everything as JSON here too.")
 def bench(output: Path | None, stages: str, **options: Any) -> None:
     """Measure the stages in turn, each pass in a fresh process, on your images and your machine.
