@@ -184,8 +184,7 @@ def measure(name: str, photos: list[Photo], options: Options, progress: ConsoleP
     on_photos: dict[str, Callable[..., Comparison]] = {"reencode": reencode, "load": load}
     on_few: dict[str, Callable[..., Comparison]] = {"evaluate": evaluate, "end-to-end": end_to_end}
     if name in on_photos:
-        # several shards for each worker, so that nobody waits long for the last one
-        # as packing cuts them, and no fewer than lets each worker of a peer have two
+        # at most as many images as packing puts in one, and two shards for each worker of a peer
         shard_samples = max(1, min(1000, options.num_images // (2 * options.threads)))
         with workplace(photos, options.num_images, shard_samples) as place:
             return asdict(on_photos[name](place, photos, options, progress))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limla.errors import DataError, SettingsError
-from limla.files import TEMPORARY_SUFFIX, file_sha256, write_bytes
+from limla.files import TEMPORARY_SUFFIX, file_sha256, is_at, write_bytes
 from limla.shards import ShardEntry, index_path, parse_index
 from limla.storage import read_bytes, stream
 
@@ -182,7 +182,7 @@ def _held(path: Path) -> LocalCopy | None:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if _is_at(descriptor, path):
+            if is_at(descriptor, path):
                 with suppress(OSError):  # a cache that others filled, and this user may only read
                     os.utime(descriptor)
                 return LocalCopy(path, descriptor)
@@ -190,13 +190,6 @@ def _held(path: Path) -> LocalCopy | None:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _is_unchanged(path: Path, shard: ShardEntry) -> bool:
@@ -256,7 +249,7 @@ def _wait_for_turn(descriptor: int, temporary: Path, stop: threading.Event) -> b
     Not by a lock that waits: once the file is whole it has another name, and those who use it hold it.
     """
     while True:
-        if not _is_at(descriptor, temporary):
+        if not is_at(descriptor, temporary):
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,7 +257,7 @@ def _wait_for_turn(descriptor: int, temporary: Path, stop: threading.Event) -> b
             if stop.wait(_SECONDS_BETWEEN_LOOKS):
                 raise FetchCancelledError(str(temporary)) from None
         else:
-            return _is_at(descriptor, temporary)
+            return is_at(descriptor, temporary)
 
 
 def _download(file: io.FileIO, tar_path: UPath, shard: ShardEntry, stop: threading.Event) -> None:
@@ -343,7 +336,7 @@ def _remove_unused(path: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(descriptor, path):  # removed since, and perhaps fetched anew: that one is not ours
+        if not is_at(descriptor, path):  # removed since, and perhaps fetched anew: that one is not ours
             return not path.exists()
         if path.suffix == ".tar":
             index_path(path).unlink(

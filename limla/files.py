@@ -142,7 +142,7 @@ def exclusive(path: AnyPath, what: str) -> Iterator[None]:
                     f"{path.parent}: {what} is under way in another process; wait for it or stop it"
                 ) from error
             # the holder before us removes the file: make sure that ours is the one others will open
-            if not _is_at(descriptor, path):
+            if not is_at(descriptor, path):
                 continue
             try:
                 yield
@@ -153,7 +153,8 @@ def exclusive(path: AnyPath, what: str) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether `path` still names the file that `descriptor` is open on."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """Hot loops over pixels: functions of pointers and whole numbers, compiled by numba once per machine.
 
-Importing numba and loading from its own cache would cost each process half a second and 120 MB. So the machine
-code that numba's compiler makes of a kernel is kept in the user's cache folder, and a process that finds it there
-only needs llvmlite to place it in memory (some 30 ms). Where it cannot be kept, each process compiles again.
+Importing numba, which its own cache needs too, takes a process much longer and more memory than most kernels' work
+is worth. So the machine code that its compiler makes of a kernel is kept in the user's cache folder, and a process
+that finds it there only needs llvmlite to place it in memory. Where it cannot be kept, each process compiles again.
 """
 
 from __future__ import annotations
@@ -190,5 +190,5 @@ def _write(path: Path, data: bytes) -> None:
                 file.write(hashlib.sha256(data).digest() + data)
             Path(temporary).replace(path)
         except BaseException:
-            Path(temporary).unlink()
+            Path(temporary).unlink(missing_ok=True)
             raise

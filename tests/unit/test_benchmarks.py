@@ -329,18 +329,22 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         (["--photos", str(tmp_path), "--min-side", "500"], "no JPEG with a side of at least 500 pixels"),
         (["--min-side", "500"], "min side chooses among the files of a folder"),
         (["--data-dir", str(tmp_path)], "no such shard folder"),
-        (["--images", "0"], "num images is 0"),
         (["--output", str(tmp_path / "no" / "x.json")], "no such folder"),
     ):
         done = CliRunner().invoke(bench_command, arguments)
         assert done.exit_code == 2, (arguments, done.output)
         assert message in done.output
         assert len(done.output.strip().splitlines()) == 1, done.output
+    done = CliRunner().invoke(bench_command, ["--images", "0"])
+    assert done.exit_code == 2
+    assert "'--images': 0 is not in the range x>=1" in done.output
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(SettingsError, match="rounds is 0"):
         BenchSettings(rounds=0)
+    with pytest.raises(SettingsError, match="num images is 0"):
+        BenchSettings(num_images=0)
 
 
 def test_generated_photos_are_equal_in_every_run_and_photos_are_chosen_by_side(photo_folder: Path) -> None:
