@@ -10,9 +10,9 @@ from pathlib import Path
 from limla.errors import DataError, SettingsError
 from limla.files import remove_unfinished, write_bytes, write_json
 from limla.manifest import SOURCE, Manifest, list_variants, local_shard, parse_variant, read_manifest
+from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
 from limla.shards import Sample, ShardEntry, ShardReader
-from limla.storage import AnyPath
 
 MARK = "limla-export.json"
 """The file that says a folder is an export, and of which data: what makes going on in it safe."""

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 from limla import storage
 from limla.errors import SettingsError
-from limla.storage import TEMPORARY_SUFFIX, AnyPath, is_remote, unique_name
+from limla.paths import AnyPath, is_remote, is_whole_on_close
+from limla.storage import TEMPORARY_SUFFIX, unique_name
 
 __all__ = [
     "TEMPORARY_SUFFIX", "absolute", "atomic_open", "canonical_json", "check_visible", "content_id", "exclusive",
@@ -110,7 +111,7 @@ def remove_unfinished(folder: AnyPath) -> int:
 
     In S3 and GCS such a thing has no name: a lifecycle rule of the bucket removes it.
     """
-    if is_remote(folder) and storage.is_whole_on_close(folder):
+    if is_remote(folder) and is_whole_on_close(folder):
         return 0
     leftovers = [
         folder / name

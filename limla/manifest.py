@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from limla.cache import temporary_copy
 from limla.errors import DataError, SettingsError
 from limla.files import content_id, file_sha256, write_json
+from limla.paths import AnyPath, is_remote
 from limla.shards import ShardEntry, index_path
-from limla.storage import AnyPath, exists, in_parallel, is_remote, listing, read_bytes, stream
+from limla.storage import exists, in_parallel, listing, read_bytes, stream
 
 if TYPE_CHECKING:
     from upath import UPath

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from limla.errors import DataError
 from limla.files import atomic_open, content_id
-from limla.storage import AnyPath, is_remote, read_bytes
+from limla.paths import AnyPath, is_remote
+from limla.storage import read_bytes
 
 PREDICTIONS = "predictions"
 _CHUNK_ROWS = 1 << 14

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, overload
 
 from limla.errors import DataError
 from limla.files import atomic_open, write_bytes
-from limla.storage import AnyPath, in_parallel, is_remote, read_bytes
+from limla.paths import AnyPath, is_remote
+from limla.storage import in_parallel, read_bytes
 
 if TYPE_CHECKING:
     from upath import UPath

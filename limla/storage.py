@@ -1,8 +1,6 @@
-"""Folders that are local paths or URLs of object stores, and the few things done with files in them.
+"""The few things done with files in a folder, which may lie in an object store (`limla.paths`).
 
-A plain path and `file://` are a `pathlib.Path`; any other protocol that fsspec knows is a `upath.UPath`, which has
-the same methods. The functions here ask a store as little as they can, and turn what its client library raises
-into one line that says what to do. Credentials and endpoints come from the environment, never from limla.
+The functions here ask a store as little as they can, and raise its errors as `limla.paths.explain` tells them.
 """
 
 from __future__ import annotations
@@ -18,17 +16,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from limla.errors import DataError, MissingDependencyError, SettingsError, UnknownNameError
+from limla.paths import AnyPath, explain, explained, file_system, is_remote, is_whole_on_close
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, TypeIs
+    from typing_extensions import Buffer
     from upath import UPath
 
-AnyPath: TypeAlias = "Path | UPath"
-"""A local path, or one in an object store."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -43,140 +38,9 @@ _RANGE_BYTES = 8 << 20
 _RANGES_AHEAD = 4
 _AT_ONCE = 16
 """Small objects asked for together."""
-_WHOLE_ON_CLOSE = ("s3", "s3a", "gs", "gcs")
-"""Stores where an object appears when its upload is completed; elsewhere a finished file is renamed."""
-_LOCAL = ("file", "local")
-_KNOWN = ("s3", "gs", "abfs", "hdfs", "sftp", "file")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-_PATIENCE = {
-    "connect_timeout": 10,
-    "read_timeout": 12,
-    "retries": {"mode": "standard", "total_max_attempts": 4},
-}
-"""Of S3, in seconds: a server that never answers ends a request within 4 x 12 and the 7 at most between attempts."""
 _SECONDS_TO_REPEAT = 20.0
 """A read that breaks off is begun again for so long; after that the last attempt's error is raised."""
 _SECONDS_BETWEEN_READS = 0.5
-_NETWORK_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "requests", "urllib3", "azure")
-
-
-def is_url(text: str) -> bool:
-    """Whether `text` is written as a URL."""
-    return "://" in text
-
-
-def is_remote(path: AnyPath) -> TypeIs[UPath]:
-    """Whether a path is one of an object store (or another file system that only fsspec reaches)."""
-    return not isinstance(path, Path)
-
-
-def is_whole_on_close(path: UPath) -> bool:
-    """Whether the store itself shows an object only when its upload is completed."""
-    return path.protocol in _WHOLE_ON_CLOSE
-
-
-def open_folder(text: str | AnyPath) -> AnyPath:
-    """The folder that `text` names; asks no network.
-
-    Raises `UnknownNameError` for a protocol that fsspec does not know, `MissingDependencyError` for one whose
-    package is not installed, `SettingsError` for a bucket without a folder in it.
-    """
-    if not isinstance(text, str):
-        return text
-    scheme, slash, rest = text.partition(":/")
-    if not is_url(text):
-        # pathlib would make a folder called `s3:` here, and the user believe that it lies in the store
-        if slash and scheme.lower() in {*_WHOLE_ON_CLOSE, *_KNOWN}:
-            raise SettingsError(f"'{text}' has one slash: write {scheme.lower()}://{rest}")
-        return Path(text)
-    import fsspec
-
-    protocol = scheme.lower()
-    text = f"{protocol}:/{rest}"
-    if protocol not in fsspec.available_protocols():
-        raise UnknownNameError(
-            f"'{text}': unknown protocol '{protocol}'; known: {', '.join(_KNOWN)} and the others of fsspec"
-        )
-    try:
-        kind = fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        remedy = f"pip install 'limla[{extra}]'" if extra else str(error)
-        raise MissingDependencyError(
-            f"'{text}' needs a package for {protocol}:// that is not installed: {remedy}"
-        ) from error
-    if protocol in _LOCAL:
-        return Path(kind._strip_protocol(text))
-    from upath import UPath
-
-    folder = UPath(text.rstrip("/"), **_storage_options(protocol))
-    if not folder.name:
-        raise SettingsError(
-            f"'{text}' is a whole bucket: name a folder in it, as in {text.rstrip('/')}/flowers"
-        )
-    return folder
-
-
-def _storage_options(protocol: str) -> dict[str, Any]:
-    """Fresh listings, since other processes write too, and for S3 an end to waiting within seconds."""
-    if protocol not in _WHOLE_ON_CLOSE:
-        return {}
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if _EXTRAS.get(protocol) == "s3":
-        from fsspec.config import conf
-
-        options["config_kwargs"] = {**_PATIENCE, **conf.get(protocol, {}).get("config_kwargs", {})}
-    return options
-
-
-def _file_system(path: UPath) -> Any:
-    """A path's file system; s3fs would repeat what its client has tried in vain five times, a read 25 times."""
-    file_system: Any = path.fs
-    if _EXTRAS.get(path.protocol) == "s3":
-        file_system.retries = 1
-    return file_system
-
-
-def explain(error: Exception, where: AnyPath) -> Exception | None:
-    """What to raise instead of an error of a store's client library; None where the error says enough."""
-    if not is_remote(where) or isinstance(error, DataError):
-        return None
-    reason = " ".join(str(error).split()).rstrip(".")
-    if isinstance(error, FileNotFoundError):
-        response = getattr(error.__cause__, "response", None) or {}
-        if response.get("Error", {}).get("Code") != "NoSuchBucket":
-            return None
-        return DataError(
-            f"{where}: there is no bucket '{where.drive}'; correct the name, or make the bucket first"
-        )
-    kind = type(error).__name__
-    if isinstance(error, PermissionError) or "Credential" in kind or "Token" in kind:
-        return DataError(
-            f"{where}: access refused ({reason}); check the credentials in the environment and the bucket's rights"
-        )
-    if isinstance(error, NotImplementedError):
-        return DataError(f"{where}: {where.protocol}:// cannot do this ({reason}); choose another place")
-    is_library = type(error).__module__.split(".")[0] in _NETWORK_LIBRARIES
-    if is_library or isinstance(error, TimeoutError | ConnectionError):
-        return DataError(
-            f"{where}: the store cannot be reached ({reason or kind}); check the network and the endpoint, then run "
-            "this again: what is complete was kept"
-        )
-    if isinstance(error, OSError) and error.filename is None:
-        return OSError(error.errno, error.strerror or reason, str(where))
-    return None
-
-
-@contextmanager
-def explained(where: AnyPath) -> Iterator[None]:
-    """Raise what `explain` says in the place of a client library's error."""
-    try:
-        yield
-    except Exception as error:
-        clear = explain(error, where)
-        if clear is None:
-            raise
-        raise clear from error
 
 
 def exists(path: AnyPath) -> bool:
@@ -185,7 +49,7 @@ def exists(path: AnyPath) -> bool:
         return path.exists()
     with explained(path):
         try:
-            _file_system(path).info(path.path)
+            file_system(path).info(path.path)
         except FileNotFoundError as error:
             if explain(error, path):
                 raise
@@ -209,7 +73,7 @@ def listing(folder: AnyPath) -> dict[str, int | None]:
         return found
     with explained(folder):
         try:
-            infos = _file_system(folder).ls(folder.path, detail=True)
+            infos = file_system(folder).ls(folder.path, detail=True)
         except FileNotFoundError as error:
             if explain(error, folder):
                 raise
@@ -230,7 +94,7 @@ def make_folder(folder: AnyPath) -> None:
         listing(folder)  # raises for a bucket that is not there; fsspec's own mkdir would make it
     else:
         with explained(folder):
-            _file_system(folder).makedirs(folder.path, exist_ok=True)
+            file_system(folder).makedirs(folder.path, exist_ok=True)
 
 
 def read_bytes(path: AnyPath) -> bytes:
@@ -292,7 +156,7 @@ def _cat(path: UPath, start: int, end: int | None) -> bytes:
     until = time.monotonic() + _SECONDS_TO_REPEAT
     while True:
         try:
-            data = _file_system(path).cat_file(path.path, start=start, end=end)
+            data = file_system(path).cat_file(path.path, start=start, end=end)
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EINVAL and "range" in str(error).lower():
                 return b""  # HTTP 416: it ends before, or is empty
@@ -324,7 +188,7 @@ def remove(paths: Iterable[AnyPath]) -> None:
     names = [path.path for path in remote if path.name in there]
     if names:
         with explained(remote[0].parent):
-            _file_system(remote[0]).rm(names)
+            file_system(remote[0]).rm(names)
 
 
 def unique_name(name: str) -> str:
@@ -345,8 +209,8 @@ def upload(path: UPath) -> Iterator[BinaryIO]:
     target = path if atomic else path.with_name(unique_name(path.name))
     with explained(path):
         if not atomic:
-            _file_system(path).makedirs(path.parent.path, exist_ok=True)
-        raw = _Upload(path, _file_system(path).open(target.path, "wb", block_size=_PART_BYTES))
+            file_system(path).makedirs(path.parent.path, exist_ok=True)
+        raw = _Upload(path, file_system(path).open(target.path, "wb", block_size=_PART_BYTES))
     buffered = io.BufferedWriter(raw, _BUFFER_BYTES)
     try:
         yield buffered
@@ -358,15 +222,15 @@ def upload(path: UPath) -> Iterator[BinaryIO]:
     except BaseException:
         with explained(path):
             raw.give_up(published_on_close=atomic)
-            if not atomic and _file_system(path).exists(target.path):
-                _file_system(path).rm(target.path)
+            if not atomic and file_system(path).exists(target.path):
+                file_system(path).rm(target.path)
         raise
 
 
 def _rename(temporary: UPath, path: UPath) -> None:
-    if _file_system(path).exists(path.path):
-        _file_system(path).rm(path.path)
-    _file_system(path).mv(temporary.path, path.path)
+    if file_system(path).exists(path.path):
+        file_system(path).rm(path.path)
+    file_system(path).mv(temporary.path, path.path)
 
 
 @functools.cache

@@ -13,8 +13,8 @@ from pydantic import PlainValidator
 
 from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
+from limla.paths import AnyPath, is_url, open_folder
 from limla.registry import ATTACKS, CODECS, ENGINES, LOADERS
-from limla.storage import AnyPath, is_url, open_folder
 from limla.types import Preprocessing
 
 Quality: TypeAlias = int | Literal["source"]

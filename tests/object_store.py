@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from limla.storage import AnyPath, open_folder
+from limla.paths import AnyPath, open_folder
 
 _SERVER = """
 import sys

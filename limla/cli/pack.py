@@ -68,7 +68,7 @@ def pack(
     from limla.packing import PackSettings
     from limla.packing import pack as run
     from limla.packing.settings import MAX_PIXELS
-    from limla.storage import open_folder
+    from limla.paths import open_folder
 
     if not 0 < shard_mb < 1 << 20:
         raise SettingsError(f"--shard-mb {shard_mb}: choose a size above 0, in MiB")

@@ -17,7 +17,7 @@ class DataFolder(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; asks no network."""
-        from limla.storage import is_url, open_folder
+        from limla.paths import is_url, open_folder
 
         if not isinstance(value, str):
             return value
@@ -38,7 +38,7 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path."""
-        from limla.storage import is_url
+        from limla.paths import is_url
 
         if isinstance(value, str) and is_url(value):
             self.fail(

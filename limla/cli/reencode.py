@@ -46,10 +46,10 @@ def reencode(
     """
     from limla.cli.options import parse_measure, parse_qualities
     from limla.engines import build_engine
+    from limla.paths import open_folder
     from limla.reencoding import ReencodeSettings
     from limla.reencoding import reencode as run
     from limla.registry import CODECS
-    from limla.storage import open_folder
 
     chosen = parse_qualities(qualities, scale=CODECS.load(codec).scale)
     settings = ReencodeSettings(

@@ -51,7 +51,7 @@ def run(study_file: Path | None, **options: Any) -> None:
 
 def _study(study_file: Path | None, options: dict[str, Any]) -> Any:
     from limla.cli.options import parse_qualities
-    from limla.storage import open_folder
+    from limla.paths import open_folder
     from limla.study import read_settings, study_from
 
     settings: dict[str, Any] = read_settings(study_file) if study_file else {}

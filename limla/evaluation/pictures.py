@@ -13,9 +13,9 @@ from torch import Tensor
 
 from limla.files import write_bytes, write_json
 from limla.manifest import Manifest
+from limla.paths import AnyPath
 from limla.results import Condition, PredictionRow
 from limla.shards import read_indexes
-from limla.storage import AnyPath
 from limla.types import Image
 
 SAMPLES = "samples"

@@ -10,8 +10,8 @@ from typing import Literal
 from limla.attacks.base import Attack, attack_parameters, build_attack
 from limla.errors import DataError, SettingsError
 from limla.manifest import SPLITS, Manifest, list_variants, read_manifest, variant_name
+from limla.paths import AnyPath
 from limla.registry import ATTACKS, CODECS, LOADERS
-from limla.storage import AnyPath
 from limla.types import Preprocessing
 
 NO_ATTACK = "none"

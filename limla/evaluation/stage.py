@@ -24,9 +24,9 @@ from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfi
 from limla.loaders.base import Loader, LoaderSettings, open_loader
 from limla.manifest import Manifest, check_one_source, library_versions, verify_shards
 from limla.models.device import choose_device
+from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
 from limla.results import Condition, prediction_path, write_predictions
-from limla.storage import AnyPath, is_remote
 from limla.tasks.classification import Classification
 from limla.world import World, joined, torchrun_world
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from limla.errors import SettingsError
+from limla.paths import AnyPath
 from limla.registry import LOADERS
-from limla.storage import AnyPath
 from limla.types import Batch, Preprocessing
 
 AUTO = "auto"

@@ -36,8 +36,9 @@ from limla.loaders.geometry import (
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
 from limla.loaders.resizing import center_planes, region_planes
 from limla.loaders.source import ShardSource
+from limla.paths import AnyPath, is_remote
 from limla.shards import index_path
-from limla.storage import AnyPath, is_remote, read_bytes
+from limla.storage import read_bytes
 from limla.types import Batch
 
 # DALI's operators are made at import; its type stubs describe only part of them

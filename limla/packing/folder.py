@@ -20,9 +20,10 @@ from limla.manifest import FILE_NAME, check_settings
 from limla.packing.jpeg_history import JpegHistory
 from limla.packing.planning import ShardPlan
 from limla.packing.reading import UNREADABLE, Prepared, Refused
+from limla.paths import AnyPath, is_remote
 from limla.progress import Progress
 from limla.shards import ShardEntry, index_path
-from limla.storage import AnyPath, in_parallel, is_remote, listing, read_bytes, remove
+from limla.storage import in_parallel, listing, read_bytes, remove
 
 SETTINGS = "settings.json"
 _SHARD_FILE = re.compile(r"(?P<stem>(train|val|test)-\d{6})\.(tar|idx|part\.json)")

@@ -17,8 +17,8 @@ from limla.packing.folder import Packed, Part, write_part
 from limla.packing.planning import Photo, ShardPlan
 from limla.packing.reading import Prepared, Refused, pillow_silenced, prepare
 from limla.packing.settings import PackSettings
+from limla.paths import AnyPath
 from limla.shards import ShardWriter, open_shard
-from limla.storage import AnyPath
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,11 @@ from limla.packing.reading import Refused
 from limla.packing.settings import PackSettings
 from limla.packing.shard import PackShard
 from limla.packing.splitting import plan, planned_splits
+from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
 from limla.results import ENCODING_SCHEMA, EncodingRow, encoding_table, table_writer
 from limla.shards import ShardEntry, index_path
-from limla.storage import AnyPath, in_parallel, is_remote, listing, make_folder
+from limla.storage import in_parallel, listing, make_folder
 
 LOCK = ".pack.lock"
 QUARANTINE = "quarantine.jsonl"

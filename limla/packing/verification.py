@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from limla.errors import DataError
 from limla.manifest import FILE_NAME, Manifest, read_manifest, variant_names, verify_shard
+from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
 from limla.results import read_table
 from limla.shards import ShardEntry, read_index
-from limla.storage import AnyPath, exists, in_parallel, is_remote, listing
+from limla.storage import exists, in_parallel, listing
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from limla.errors import DataError, LimlaError
 from limla.files import canonical_json
 from limla.manifest import local_shard, variant_name
 from limla.metrics import psnr_db, ssim
+from limla.paths import AnyPath
 from limla.reencoding.variant import Cost, write_part
 from limla.shards import Location, ShardEntry, open_shard, read_index
-from limla.storage import AnyPath
 from limla.types import Image
 
 

@@ -15,12 +15,12 @@ from limla.engines.base import Engine
 from limla.errors import SettingsError
 from limla.files import absolute, check_visible, exclusive, remove_unfinished
 from limla.manifest import SOURCE, Manifest, library_versions, read_manifest, variant_name, verify_shards
+from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
 from limla.reencoding.shard import ReencodeShard, ShardJob
 from limla.reencoding.variant import Variant, VariantSummary, part_path
 from limla.registry import ENGINES
 from limla.shards import read_indexes
-from limla.storage import AnyPath
 
 LOCK = ".reencode.lock"
 _FINISH_AT_ONCE = 8

@@ -22,9 +22,10 @@ from limla.errors import DataError, SettingsError
 from limla.files import TEMPORARY_SUFFIX, canonical_json, remove_unfinished, write_bytes, write_json
 from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shard
 from limla.metrics import rate_bpp
+from limla.paths import AnyPath, is_remote
 from limla.results import ENCODING_SCHEMA, parquet_source, table_writer
 from limla.shards import ShardEntry, index_path, read_index
-from limla.storage import AnyPath, in_parallel, is_remote, listing, make_folder, read_bytes, remove
+from limla.storage import in_parallel, listing, make_folder, read_bytes, remove
 
 SETTINGS = "settings.json"
 ENCODING = "encoding.parquet"

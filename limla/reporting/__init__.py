@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
-from limla.storage import AnyPath
 
 
 def report(

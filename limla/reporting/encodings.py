@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from limla.errors import DataError
 from limla.manifest import Manifest, list_variants, read_manifest
+from limla.paths import AnyPath
 from limla.results import read_table
-from limla.storage import AnyPath, exists
+from limla.storage import exists
 
 Variant = tuple[str, int | None]
 """(codec, quality); ("source", None) for the originals."""

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from limla.errors import DataError
 from limla.files import write_bytes
+from limla.paths import AnyPath
 from limla.progress import Progress
 from limla.reporting import figures, tables
 from limla.reporting.aggregates import ClassRow, class_rows, metric_rows, without_clean
@@ -24,7 +25,6 @@ from limla.reporting.pictures import MAGNIFICATION, sample_strip
 from limla.reporting.sections import Point, Section, Slot, Subject, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
 from limla.results import Condition, MetricRow, read_predictions
-from limla.storage import AnyPath
 
 _MAX_CLASSES = 30
 _MAX_CLASS_FIGURES = 4

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from limla.errors import SettingsError
 from limla.manifest import SOURCE, variant_name
+from limla.paths import AnyPath
 from limla.registry import CODECS, LOADERS
-from limla.storage import AnyPath
 from limla.types import Preprocessing
 
 

@@ -26,8 +26,8 @@ from limla.models import user
 from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model, canonical_name, check_output
 from limla.models.checkpoint import read_checkpoint, save_checkpoint
 from limla.models.memory import keep_large_activations
+from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
-from limla.storage import AnyPath
 from limla.tasks.classification import Classification
 from limla.training.folder import METRIC_NAMES, RunFolder, State, decisive_settings
 from limla.training.passes import (

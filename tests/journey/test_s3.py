@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from limla.cli import limla
 from limla.files import atomic_open
 from limla.manifest import list_variants
+from limla.paths import AnyPath
 from limla.results import read_predictions
-from limla.storage import AnyPath, exists, listing, read_bytes
+from limla.storage import exists, listing, read_bytes
 from tests.object_store import Store, running_store
 
 
@@ -270,7 +271,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 def test_a_killed_upload_in_parts_shows_nothing(store: Store) -> None:
     path = store.folder("parts") / "test-000000.tar"
     script = (
-        "import sys\nfrom limla.storage import open_folder\nfrom limla.files import atomic_open\n"
+        "import sys\nfrom limla.paths import open_folder\nfrom limla.files import atomic_open\n"
         "with atomic_open(open_folder(sys.argv[1]) / 'test-000000.tar') as file:\n"
         "    for _ in range(17):\n        file.write(bytes(1_000_000))\n    sys.stdin.read()\n"
     )
@@ -311,7 +312,7 @@ def test_an_error_while_writing_publishes_nothing(store: Store, num_pieces: int,
 def test_processes_that_need_one_shard_fetch_it_once(remote: AnyPath, store: Store, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom limla.cache import fetch\nfrom limla.manifest import read_manifest\n"
-        "from limla.storage import open_folder\nfolder = open_folder(sys.argv[1])\n"
+        "from limla.paths import open_folder\nfolder = open_folder(sys.argv[1])\n"
         "shard = read_manifest(folder).shards[0]\nprint(fetch(folder / shard.name, shard).path)\n"
     )
     environment = {**os.environ, "LIMLA_CACHE_DIR": str(tmp_path)}

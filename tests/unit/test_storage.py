@@ -17,24 +17,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limla import storage
+from limla import paths, storage
 from limla.cli import limla
 from limla.errors import DataError, MissingDependencyError, SettingsError, UnknownNameError
 from limla.files import atomic_open, remove_unfinished, write_bytes
-from limla.storage import (
-    AnyPath,
-    exists,
-    explain,
-    in_parallel,
-    is_remote,
-    listing,
-    make_folder,
-    open_folder,
-    read_bytes,
-    remove,
-    stream,
-    unique_name,
-)
+from limla.paths import AnyPath, explain, is_remote, open_folder
+from limla.storage import exists, in_parallel, listing, make_folder, read_bytes, remove, stream, unique_name
 from tests.object_store import DUMMY
 
 _numbers = itertools.count()
@@ -247,7 +235,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[bytes]
     from s3fs import S3FileSystem
 
     patience = {"read_timeout": 0.3, "retries": {"mode": "standard", "total_max_attempts": 2}}
-    monkeypatch.setattr(storage, "_PATIENCE", patience)
+    monkeypatch.setattr(paths, "_PATIENCE", patience)
     for name, value in DUMMY.items():
         monkeypatch.setenv(name, value)
     with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as held:

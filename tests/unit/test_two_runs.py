@@ -13,9 +13,10 @@ from limla.engines.base import Item, Result, Share
 from limla.manifest import list_variants, read_manifest, verify_shards
 from limla.packing import PackSettings, pack
 from limla.packing import shard as packing_shard
+from limla.paths import AnyPath, open_folder
 from limla.reencoding import ReencodeSettings, reencode
 from limla.reencoding import shard as reencoding_shard
-from limla.storage import AnyPath, listing, open_folder, read_bytes
+from limla.storage import listing, read_bytes
 
 PACKING = PackSettings(train=0.5, val=0.25, test=0.25, max_shard_bytes=20_000)
 REENCODING = ReencodeSettings(qualities=(10, 50), measure=5)
