@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from limla.errors import DataError, SettingsError
 from limla.files import TEMPORARY_SUFFIX, file_sha256, is_at, write_bytes
-from limla.shards import ShardEntry, index_path, parse_index
+from limla.shard_reader import parse_index
+from limla.shards import ShardEntry, index_path
 from limla.storage import read_bytes, stream
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from limla.files import remove_unfinished, write_bytes, write_json
 from limla.manifest import SOURCE, Manifest, list_variants, local_shard, parse_variant, read_manifest
 from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
-from limla.shards import Sample, ShardEntry, ShardReader
+from limla.shard_reader import Sample, ShardReader
+from limla.shards import ShardEntry
 
 MARK = "limla-export.json"
 """The file that says a folder is an export, and of which data: what makes going on in it safe."""

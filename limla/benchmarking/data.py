@@ -14,7 +14,8 @@ from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError
 from limla.manifest import SOURCE, Manifest, read_manifest
-from limla.shards import ShardEntry, ShardReader, open_shard, shard_name
+from limla.shard_reader import ShardReader
+from limla.shards import ShardEntry, open_shard, shard_name
 from limla.types import Image
 
 CLASS_NAMES = ("class0", "class1", "class2", "class3", "class4")

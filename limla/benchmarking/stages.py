@@ -25,7 +25,7 @@ _DECODED_AT_ONCE = 8
 
 def encoded_images(data_dir: Path) -> Iterator[tuple[bytes, str]]:
     """Every (bytes, extension) of the source shards, in order."""
-    from limla.shards import ShardReader
+    from limla.shard_reader import ShardReader
 
     for shard in read_manifest(data_dir / SOURCE).shards:
         with ShardReader(data_dir / SOURCE / shard.name) as reader:

@@ -15,7 +15,7 @@ from limla.files import write_bytes, write_json
 from limla.manifest import Manifest
 from limla.paths import AnyPath
 from limla.results import Condition, PredictionRow
-from limla.shards import read_indexes
+from limla.shard_reader import read_indexes
 from limla.types import Image
 
 SAMPLES = "samples"

@@ -19,7 +19,8 @@ from limla.cache import LocalCopy, allow_copies, fetch
 from limla.errors import DataError, SettingsError
 from limla.manifest import Manifest, check_sizes, read_manifest, verify_shards
 from limla.paths import AnyPath, is_remote
-from limla.shards import ShardEntry, ShardIndex, ShardReader, index_path, read_indexes
+from limla.shard_reader import ShardIndex, ShardReader, read_indexes
+from limla.shards import ShardEntry, index_path
 
 _FETCHES_AT_ONCE = 3
 _MAPPED_AT_ONCE = 64

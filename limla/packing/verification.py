@@ -9,7 +9,8 @@ from limla.manifest import FILE_NAME, Manifest, read_manifest, variant_names, ve
 from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
 from limla.results import read_table
-from limla.shards import ShardEntry, read_index
+from limla.shard_reader import read_index
+from limla.shards import ShardEntry
 from limla.storage import exists, in_parallel, listing
 
 

@@ -19,7 +19,8 @@ from limla.manifest import local_shard, variant_name
 from limla.metrics import psnr_db, ssim
 from limla.paths import AnyPath
 from limla.reencoding.variant import Cost, write_part
-from limla.shards import Location, ShardEntry, open_shard, read_index
+from limla.shard_reader import Location, read_index
+from limla.shards import ShardEntry, open_shard
 from limla.types import Image
 
 

@@ -20,7 +20,7 @@ from limla.progress import SILENT, Progress
 from limla.reencoding.shard import ReencodeShard, ShardJob
 from limla.reencoding.variant import Variant, VariantSummary, part_path
 from limla.registry import ENGINES
-from limla.shards import read_indexes
+from limla.shard_reader import read_indexes
 
 LOCK = ".reencode.lock"
 _FINISH_AT_ONCE = 8

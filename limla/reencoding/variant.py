@@ -24,7 +24,8 @@ from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, v
 from limla.metrics import rate_bpp
 from limla.paths import AnyPath, is_remote
 from limla.results import ENCODING_SCHEMA, parquet_source, table_writer
-from limla.shards import ShardEntry, index_path, read_index
+from limla.shard_reader import read_index
+from limla.shards import ShardEntry, index_path
 from limla.storage import in_parallel, listing, make_folder, read_bytes, remove
 
 SETTINGS = "settings.json"

@@ -341,7 +341,7 @@ def test_more_threads_change_nothing(name: str, variant: Variant) -> None:
 
 def test_metadata_matches(variant: Variant, name: str) -> None:
     """The key that travels in the json member is the one every loader gives."""
-    from limla.shards import ShardReader
+    from limla.shard_reader import ShardReader
 
     inside = []
     for number in (0, 1, 3):

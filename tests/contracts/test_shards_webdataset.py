@@ -14,7 +14,8 @@ import pytest
 
 from limla.manifest import read_manifest
 from limla.packing import PackSettings, pack
-from limla.shards import ShardReader, index_path
+from limla.shard_reader import ShardReader
+from limla.shards import index_path
 
 
 @pytest.fixture(scope="module")

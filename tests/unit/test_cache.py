@@ -25,7 +25,8 @@ from limla.loaders.source import open_source
 from limla.manifest import read_manifest, verify_shards
 from limla.paths import AnyPath, is_remote, open_folder
 from limla.registry import LOADERS
-from limla.shards import ShardEntry, index_path, read_index
+from limla.shard_reader import read_index
+from limla.shards import ShardEntry, index_path
 from limla.storage import read_bytes, unique_name
 from limla.types import Preprocessing
 from tests.variants import member, write_variant

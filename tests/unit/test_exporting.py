@@ -15,7 +15,7 @@ from limla.errors import DataError, SettingsError
 from limla.exporting import export, folder_name, safe_class_names
 from limla.manifest import read_manifest
 from limla.reencoding import ReencodeSettings, reencode
-from limla.shards import ShardReader
+from limla.shard_reader import ShardReader
 from tests.unit.variants import make_source
 
 

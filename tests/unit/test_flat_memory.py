@@ -14,7 +14,8 @@ from limla.loaders.source import ShardSource
 from limla.packing.planning import Photo
 from limla.packing.rows import Rows
 from limla.results import PREDICTION_SCHEMA, PredictionColumns, PredictionRow
-from limla.shards import open_shard, read_index, shard_name
+from limla.shard_reader import read_index
+from limla.shards import open_shard, shard_name
 
 
 def test_rows_come_back_and_pickle() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from limla.loaders.base import LoaderSettings, open_loader
-from limla.shards import ShardReader
+from limla.shard_reader import ShardReader
 from limla.types import Image, Preprocessing
 from tests.conftest import natural_like
 from tests.variants import Member, write_variant

@@ -30,7 +30,7 @@ from limla.packing.splitting import plan
 from limla.packing.verification import verify_variant
 from limla.progress import Progress
 from limla.results import read_encodings
-from limla.shards import Sample, ShardReader
+from limla.shard_reader import Sample, ShardReader
 from tests.conftest import natural_like
 
 

@@ -26,7 +26,7 @@ from limla.metrics import psnr_db, ssim
 from limla.progress import Progress
 from limla.reencoding import ReencodeSettings, reencode
 from limla.results import ENCODING_SCHEMA, read_encodings
-from limla.shards import ShardReader
+from limla.shard_reader import ShardReader
 from tests.unit.variants import make_source
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limla.errors import DataError
-from limla.shards import MAX_KEY_LENGTH, ShardReader, check_key, index_path, open_shard, read_index, shard_name
+from limla.shard_reader import ShardReader, read_index
+from limla.shards import MAX_KEY_LENGTH, check_key, index_path, open_shard, shard_name
 
 
 def write(path: Path, *samples: tuple[str, bytes]) -> Path:

@@ -32,7 +32,8 @@ from limla.models.base import ModelInfo, build_model
 from limla.models.checkpoint import save_checkpoint
 from limla.progress import SILENT
 from limla.results import read_predictions
-from limla.shards import read_index, shard_name
+from limla.shard_reader import read_index
+from limla.shards import shard_name
 from limla.world import World, joined, tells_the_user
 from tests.toy import make_toy
 from tests.unit.test_evaluation import (
