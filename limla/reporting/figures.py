@@ -1,115 +1,31 @@
-"""The report's figures, as inline SVG that is byte for byte the same for the same rows.
-
-Text stays text (searchable, and small); names from the data are escaped by matplotlib's XML writer, and its
-formula language is off, so a `$` is a dollar sign.
-"""
+"""The report's figures: what each shows of a section's points. How they are drawn is `limla.reporting.drawing`."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from limla.reporting.drawing import (
+    COLOURS,
+    MARKERS,
+    NAME_POINTS,
+    heat_map,
+    label_offsets,
+    open_figure,
+    plain_log_ticks,
+    shorten,
+    to_svg,
+)
 from limla.reporting.encodings import Variant
 from limla.reporting.sections import Attack, Point, Section, Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, told apart by people with any common colour blindness; markers repeat the distinction
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_INK, _FAINT = "#222222", "#8a8a8a"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
 _PANELS_PER_ROW = 3
-_LABEL_LENGTH = 30
-_NAME_POINTS = 7.5
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of width × height inches in the report's style, without pyplot's global state."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE), warnings.catch_warnings():
-        # layout measures with a font that lacks, say, Chinese; the browser that shows the text does not
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        yield figure
-
-
-def _svg(figure: Figure, name: str, label: str) -> str:
-    """Inline SVG: no prologue, no namespaces (HTML knows them), ids of its own, scaled to its column."""
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    with rc_context({"svg.hashsalt": f"limla-{name}"}):
-        figure.savefig(
-            buffer,
-            format="svg",
-            bbox_inches="tight",
-            pad_inches=0.04,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    head, body = text.split(">", 1)
-    box = re.search(r'viewBox="([^"]+)"', head)
-    assert box is not None
-    width_px = float(box[1].split()[2]) * 96 / 72
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r"\s*<!--.*?-->", "", body, flags=re.DOTALL)
-    return (
-        f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(label)}" '
-        f'style="width:100%;max-width:{width_px:.0f}px;height:auto">{body.strip()}'
-    )
-
-
-def shorten(text: str, length: int = _LABEL_LENGTH) -> str:
-    """`text`, its middle replaced by an ellipsis where it is longer than `length` characters."""
-    if len(text) <= length:
-        return text
-    tail = (length - 1) // 3
-    return f"{text[: length - 1 - tail]}…{text[-tail:]}"
 
 
 def curves(section: Section, over: str, name: str) -> str:
@@ -122,7 +38,7 @@ def curves(section: Section, over: str, name: str) -> str:
     num_rows = math.ceil(len(section.subjects) / columns)
     places = _positions(section, over)
     legend_rows = math.ceil(len(section.attacks) / 4)
-    with _figure(max(3.5 * columns, 4.6), 2.75 * num_rows + 0.25 * legend_rows + 0.15) as figure:
+    with open_figure(max(3.5 * columns, 4.6), 2.75 * num_rows + 0.25 * legend_rows + 0.15) as figure:
         grid = figure.subplots(num_rows, columns, squeeze=False, sharey=True)
         for number, axes in enumerate(grid.flat):
             if number >= len(section.subjects):
@@ -140,7 +56,7 @@ def curves(section: Section, over: str, name: str) -> str:
                     labels.append(text)
         figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)), handlelength=1.8)
         what = "quality" if over == "quality" else "bits per pixel"
-        return _svg(figure, name, f"Share of correct images against {what}, one panel per trained model")
+        return to_svg(figure, name, f"Share of correct images against {what}, one panel per trained model")
 
 
 def _positions(section: Section, over: str) -> dict[Variant, float]:
@@ -208,7 +124,7 @@ def _line(
 def _horizontal_axis(axes: Axes, section: Section, places: dict[Variant, float], over: str) -> None:
     if over == "rate":
         axes.set_xscale("log")
-        _plain_log_ticks(axes, list(places.values()))
+        plain_log_ticks(axes, list(places.values()))
         axes.set_xlabel("mean bits per pixel (log scale)")
         return
     labels = [section.variant_label(variant).replace("original", "orig.") for variant in places]
@@ -218,25 +134,6 @@ def _horizontal_axis(axes: Axes, section: Section, places: dict[Variant, float],
     axes.set_xlabel("test quality")
 
 
-def _plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks of 1, 2 and 5 times powers of ten, written as plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = min(values) / 1.25, max(values) * 1.25
-    ticks = [
-        step * 10.0**power
-        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for step in (1, 2, 5)
-    ]
-    inside = [tick for tick in ticks if low <= tick <= high]
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(
-        FixedLocator(inside if len(inside) > 1 else sorted({min(values), max(values)}))
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
 def matrix(section: Section, attack: Attack, name: str) -> str:
     """Train × test heat map of the share of correct images in percent, with its numbers."""
     values = [
@@ -244,7 +141,7 @@ def matrix(section: Section, attack: Attack, name: str) -> str:
         for subject in section.subjects
     ]
     what = "Accuracy" if attack.is_none else f"Robust accuracy under {attack.label}"
-    return _heat_map(
+    return heat_map(
         np.array(values),
         rows=[shorten(section.short_label(subject), 36) for subject in section.subjects],
         columns=[section.variant_label(variant) for variant in section.variants],
@@ -258,61 +155,6 @@ def _percent(point: Point | None) -> float:
     return math.nan if point is None else 100 * point.value
 
 
-def _heat_map(
-    values: Any,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    axis_labels: tuple[str, str],
-    name: str,
-    label: str,
-    diverging_from: int | None = None,
-) -> str:
-    """(R, K) percentages as coloured cells with numbers; NaN cells stay empty.
-
-    Columns from `diverging_from` on are differences, coloured around zero.
-    """
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize, TwoSlopeNorm
-    from matplotlib.patches import Rectangle
-
-    split = values.shape[1] if diverging_from is None else diverging_from
-    shares = (colormaps["Blues"], Normalize(0, 135))
-    limit = float(np.nanmax(np.abs(values[:, split:]), initial=30.0))
-    drops = (colormaps["PuOr_r"], TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
-    with _figure(0.5 * len(columns) + 1.9, 0.27 * len(rows) + 0.8) as figure:
-        axes = figure.subplots()
-        axes.grid(visible=False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        for (row, column), value in np.ndenumerate(values):
-            if np.isnan(value):
-                axes.text(column, row, "–", ha="center", va="center", color=_FAINT)
-                continue
-            colours, norm = shares if column < split else drops
-            colour = colours(norm(value))
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor="white"))
-            luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-            sign = "+" if column >= split and round(value, 1) else ""
-            text = f"{round(-value if column >= split else value, 1) + 0.0:{sign}.1f}".replace("-", "−")
-            axes.text(
-                column,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=8.5,
-                color="white" if luminance < 0.5 else _INK,
-            )
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 8 else 0)
-        axes.set_yticks(range(len(rows)), rows)
-        axes.tick_params(length=0)
-        axes.set_xlabel(axis_labels[0])
-        axes.set_ylabel(axis_labels[1])
-        return _svg(figure, name, label)
-
-
 def class_drops(
     classes: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], name: str
 ) -> str:
@@ -320,7 +162,7 @@ def class_drops(
 
     `values` holds (classes × columns) percentages: the recall, then the drops in percentage points.
     """
-    return _heat_map(
+    return heat_map(
         np.array(values, dtype=np.float64),
         rows=[shorten(text) for text in classes],
         columns=columns,
@@ -342,7 +184,7 @@ def rate_distortion(section: Section, name: str) -> str:
         and summary.num_measured
     ]
     rates = [summary.mean_rate_bpp for _, summary in found]
-    with _figure(7.6, 2.7) as figure:
+    with open_figure(7.6, 2.7) as figure:
         pair = figure.subplots(1, 2)
         named: list[tuple[Axes, list[tuple[float, float, str]]]] = []
         for axes, measure, title in zip(
@@ -359,7 +201,7 @@ def rate_distortion(section: Section, name: str) -> str:
                 axes.plot(x, y, color=COLOURS[number], marker=MARKERS[number], label=codec)
                 labels += line
             axes.set_xscale("log")
-            _plain_log_ticks(axes, rates)
+            plain_log_ticks(axes, rates)
             axes.set_xlabel("mean bits per pixel (log scale)")
             axes.set_ylabel(title)
             axes.margins(y=0.12)
@@ -372,31 +214,5 @@ def rate_distortion(section: Section, name: str) -> str:
             for (x, y, text), offset in zip(labels, offsets, strict=True):
                 if offset is not None:
                     at = {"xytext": offset, "textcoords": "offset points"}
-                    axes.annotate(text, (x, y), fontsize=_NAME_POINTS, **at)
-        return _svg(figure, name, "PSNR and SSIM against bits per pixel, one point per quality")
-
-
-def label_offsets(
-    places: Sequence[tuple[float, float]], texts: Sequence[str]
-) -> list[tuple[float, float] | None]:
-    """Where each text begins, from its place, all in typographic points; None where it would cover another.
-
-    Tried in turn: below right, above left, above right, below left. The rightmost point chooses first, so that of
-    two near points each has its name on its own side.
-    """
-    height = _NAME_POINTS
-    taken: list[tuple[float, float, float]] = []
-    offsets: list[tuple[float, float] | None] = [None] * len(places)
-    for number in sorted(range(len(places)), key=lambda number: -places[number][0]):
-        (x, y), text = places[number], texts[number]
-        width = 0.65 * _NAME_POINTS * len(text)  # DejaVu Sans: a digit is 0.64 of the font's height
-        for right, up in ((4.0, -9.0), (-4 - width, 4.0), (4.0, 4.0), (-4 - width, -9.0)):
-            left, bottom = x + right, y + up
-            if all(
-                left >= other + long or other >= left + width or abs(bottom - base) >= height
-                for other, base, long in taken
-            ):
-                taken.append((left, bottom, width))
-                offsets[number] = (right, up)
-                break
-    return offsets
+                    axes.annotate(text, (x, y), fontsize=NAME_POINTS, **at)
+        return to_svg(figure, name, "PSNR and SSIM against bits per pixel, one point per quality")

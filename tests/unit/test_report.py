@@ -19,7 +19,7 @@ from limla.errors import DataError, LimlaError
 from limla.files import write_json
 from limla.manifest import Manifest, variant_name
 from limla.reporting import report
-from limla.reporting.figures import label_offsets
+from limla.reporting.drawing import label_offsets
 from limla.reporting.pictures import MAX_SIDE, magnified_difference
 from limla.reporting.sections import eps_text
 from limla.results import Condition, EncodingRow, PredictionRow, encoding_table, write_predictions, write_table
