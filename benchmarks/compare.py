@@ -46,6 +46,7 @@ from limla.files import write_json
 RESULTS = Path(__file__).parent / "results"
 MIN_SIDE = 500
 WEBDATASET_PIL, LIMLA_DALI = "webdataset + PIL + DataLoader", "limla dali"
+DALI_AS_DOCUMENTED = "DALI as in its documentation"
 _MODEL, _IMAGE_SIZE, _BATCH_SIZE = "mobilenet_v2", 224, 32
 _ATTACK_BATCHES = {"clean": 4, "fgsm": 2, "pgd": 1}
 
@@ -130,6 +131,15 @@ def load(place: Workplace, photos: list[Photo], options: Options, progress: Cons
             "webdataset + simplejpeg + DataLoader",
             "peers:webdataset_simplejpeg",
             f"simplejpeg, torchvision v2 Resize on uint8 tensors, batched in the workers; {workers}",
+            arguments,
+            first_pass,
+            optional=True,
+        ),
+        Contender(
+            DALI_AS_DOCUMENTED,
+            "peers:dali_as_documented",
+            "on the CPU: readers.webdataset, decoders.image, resize of the whole image, crop_mirror_normalize, "
+            "DALIClassificationIterator; one thread per core, everything else by default",
             arguments,
             first_pass,
             optional=True,

@@ -208,6 +208,54 @@ def webdataset_simplejpeg(data_dir: str, batch_size: int, threads: int, check: b
     return (yield from _batches((images for images, _ in loader), check))
 
 
+def dali_as_documented(data_dir: str, batch_size: int, threads: int, check: bool) -> Steps:
+    """DALI on the CPU as its documentation puts it together: the pages on webdataset and on ResNet-50's validation.
+
+    The reader over tars and their indexes, the whole image decoded and resized, then cropped, and DALI's iterator
+    for torch; executor, queue and decoder are left at their defaults. Scaled to [0, 1] instead of by ImageNet's means.
+    """
+    import nvidia.dali
+    import nvidia.dali.fn
+    import nvidia.dali.plugin.pytorch
+    import nvidia.dali.types
+
+    # the operators are made at import; the type stubs describe only part of them
+    dali: Any = nvidia.dali
+    fn, types, plugin = dali.fn, dali.types, dali.plugin.pytorch
+    tars = _tars(data_dir)
+
+    @dali.pipeline_def
+    def pipeline() -> Any:
+        encoded, label = fn.readers.webdataset(
+            paths=[str(path) for path in tars],
+            index_paths=[str(path.with_suffix(".idx")) for path in tars],
+            ext=["jpg", "cls"],
+            missing_component_behavior="error",
+            pad_last_batch=True,
+            name="Reader",
+        )
+        images = fn.decoders.image(encoded, device="cpu", output_type=types.RGB)
+        images = fn.resize(images, resize_shorter=RESIZE, interp_type=types.INTERP_TRIANGULAR)
+        images = fn.crop_mirror_normalize(
+            images,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            crop=(IMAGE_SIZE, IMAGE_SIZE),
+            rounding="truncate",  # torchvision's crop begins there, DALI's default a pixel later
+            mean=[0.0] * 3,
+            std=[255.0] * 3,
+        )
+        return images, label
+
+    yield 0
+    loader = plugin.DALIClassificationIterator(
+        pipeline(batch_size=batch_size, num_threads=threads, device_id=None),
+        reader_name="Reader",
+        last_batch_policy=plugin.LastBatchPolicy.PARTIAL,
+    )
+    return (yield from _batches((batches[0]["data"] for batches in loader), check))
+
+
 def spdl(data_dir: str, batch_size: int, threads: int, check: bool) -> Steps:
     """SPDL's `load_image_batch` (FFmpeg: decode, scale, crop into one batch buffer), one thread per core.
 
@@ -253,7 +301,8 @@ def _spdl_io() -> Any:
         spdl.io.demux_config()
     except RuntimeError as error:
         raise MissingDependencyError(
-            "spdl.io finds no shared libraries of FFmpeg 4 to 9: install FFmpeg (Debian: apt install ffmpeg)"
+            "spdl.io finds no shared libraries of FFmpeg 4 to 9: apt install --no-install-recommends ffmpeg "
+            "(Debian, Ubuntu)"
         ) from error
     return spdl.io
 

@@ -399,7 +399,8 @@ def test_every_contender_of_reencoding_made_the_same_files(measured: Path) -> No
 def test_every_contender_of_loading_gave_the_same_pictures(measured: Path) -> None:
     found = _record(measured, "load")
     names = {row["contender"] for row in found["contenders"]}
-    assert len(names) + len(found["skipped"]) == 7
+    assert len(names) + len(found["skipped"]) == 8
+    assert "DALI as in its documentation" in names
     assert set(found["skipped"]) <= {"SPDL"}
     assert {row["num_images"] for row in found["contenders"]} == {NUM_IMAGES}
     assert set(found["agreement"]["differences"]) == names - {"decode-only limit", "limla cpu"}
@@ -442,6 +443,8 @@ def test_models_and_growth_are_measured_and_the_page_is_made_from_the_json(
     page = (tmp_path / "benchmarks.md").read_text()
     ratio = next(row for row in _record(measured, "reencode")["ratios"] if row["contender"] == "limla reencode")
     assert f"| limla reencode | in-memory limit | ≥ 0.9 | ≥ 0.95 | **{ratio['median']:.2f}**" in page
+    assert "| limla cpu | DALI as in its documentation | – | – | **" in page
+    assert "is the pipeline of DALI's own examples" in page
     assert "| peak memory of pack, 200 images | 10 images | ≤ 1.05 | – | **20.00** | **grows** |" in page
     assert "Still to be measured" in page
     assert "Not measured yet" not in page
@@ -453,7 +456,10 @@ def test_a_page_without_results_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     import throughput  # type: ignore[import-not-found]
 
     throughput.write_page(tmp_path, tmp_path)
-    assert (tmp_path / "benchmarks.md").read_text().count("Not measured yet.") == 5
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert page.count("Not measured yet.") == 5
+    assert "| limla cpu | limla dali | ≥ 2.2 | ≥ 3.5 | – | not measured yet |" in page
+    assert "DALI as in its documentation" not in page
     gpu = {
         "command": "x",
         "machine": describe_machine(),
