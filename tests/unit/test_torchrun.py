@@ -36,7 +36,7 @@ from limla.shard_reader import read_index
 from limla.shards import shard_name
 from limla.world import World, joined, tells_the_user
 from tests.toy import make_toy
-from tests.unit.test_evaluation import (
+from tests.unit.animals import (
     CLASSES,
     PREPROCESSING,
     checkpoint,
