@@ -5,6 +5,7 @@ The functions that take an `AnyPath` do the same in an object store (see `limla.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,8 @@ __all__ = [
     "file_sha256", "remove_unfinished", "sync_folder", "write_bytes", "write_json",
 ]  # fmt: skip
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
@@ -32,6 +35,8 @@ def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
     Temporary file in the same folder, fsync, rename, fsync of the folder: after a power cut the file is
     the old one or the new one. On an error (a full disk, Ctrl-C) the temporary file is removed. In an object
     store: an upload that is completed in the end, and given up on an error.
+
+    Raises `OSError` naming the folder when there is no room in it.
     """
     if is_remote(path):
         with storage.upload(path) as file:
@@ -45,8 +50,11 @@ def atomic_open(path: AnyPath) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename in (None, str(temporary)):
+            # a failed write names nothing; of several files open at once this may be another, beside it
+            raise OSError(error.errno, error.strerror, str(path.parent)) from error
         raise
     sync_folder(path.parent)
 

@@ -56,6 +56,29 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: Ba
     assert [item.name for item in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_full_disk_names_the_folder_that_is_on_it(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from limla.files import atomic_open\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try:\n"
+        "    with atomic_open(Path(sys.argv[1]) / 'outer' / 'x'), "
+        "atomic_open(Path(sys.argv[1]) / 'inner' / 'x') as file:\n"
+        "        file.write(bytes(2 << 20))\n"
+        "except OSError as error:\n"
+        "    print(error.filename)"
+    )
+    # the limit on a file's size stands for the full disk: the write fails in the same place
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == f"{tmp_path / 'inner'}\n"
+    assert not list(tmp_path.rglob("x*"))
+    already_named = OSError(28, "No space left on device", "/cache/shard.tar")
+    with pytest.raises(OSError, match=r"/cache/shard\.tar"), atomic_open(tmp_path / "y"):
+        raise already_named
+
+
 def test_a_killed_writer_leaves_a_marked_file_only(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from limla.files import atomic_open\n"
