@@ -12,7 +12,7 @@ import pytest
 
 from limla.reporting import report
 from limla.results import write_predictions
-from tests.unit.test_report import NONE, PGD, condition, rows_with, write_data, write_results
+from tests.unit.reported import NONE, PGD, condition, rows_with, write_data, write_results
 
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTH = 1366

@@ -63,6 +63,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_checkpoint(path: Path, seed: int = 0, **changes: Any) -> Path:
+    """A `compact` network for `CLASSES`, made up; `changes` are fields of its `ModelInfo`."""
     torch.manual_seed(seed)
     model = build_model("compact", 3)
     with torch.no_grad():
@@ -90,6 +91,7 @@ class Listening(Progress):
 
 
 def settings_for(data_dir: Path, checkpoint: Path, results_dir: Path, **changes: Any) -> EvaluateSettings:
+    """Source and jpeg-q10, FGSM and PGD, batches of 5 on the CPU; `changes` are settings."""
     usual = EvaluateSettings(
         data_dir=data_dir,
         results_dir=results_dir,
@@ -105,4 +107,5 @@ def settings_for(data_dir: Path, checkpoint: Path, results_dir: Path, **changes:
 
 
 def files_of(results_dir: Path) -> dict[str, bytes]:
+    """Name → bytes of the rows."""
     return {path.name: path.read_bytes() for path in (results_dir / "predictions").iterdir()}

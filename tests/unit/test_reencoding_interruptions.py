@@ -19,7 +19,7 @@ import pytest
 
 from limla.manifest import list_variants
 from limla.reencoding import ReencodeSettings, reencode
-from tests.unit.test_reencoding import hashes
+from tests.unit.pets import hashes
 from tests.unit.variants import make_source
 
 QUALITIES = (5, 50, 95)
