@@ -68,7 +68,7 @@ def run(study: Study, progress: Progress = SILENT) -> RunResult:
     """
     stages = stage_settings(study)
     _check(study, stages)
-    engine = build_engine(study.engine, None, study.master)
+    engine = build_engine(study.engine, None, study.master, progress)
     seconds: dict[str, float] = {}
 
     @contextmanager

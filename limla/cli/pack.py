@@ -85,8 +85,9 @@ def pack(
         workers=workers,
         engine=engine,
     )
-    engine_there = build_engine(engine, workers, master)
-    _show(run(folder, open_folder(data_dir), settings, ConsoleProgress(), engine_there))
+    progress = ConsoleProgress()
+    engine_there = build_engine(engine, workers, master, progress)
+    _show(run(folder, open_folder(data_dir), settings, progress, engine_there))
 
 
 def _show(result: PackResult) -> None:

@@ -62,7 +62,8 @@ def reencode(
         engine=engine,
     )
     folder = open_folder(data_dir)
-    result = run(folder, settings, ConsoleProgress(), build_engine(engine, workers, master))
+    progress = ConsoleProgress()
+    result = run(folder, settings, progress, build_engine(engine, workers, master, progress))
     for variant in result.variants:
         state = "made" if variant.variant in result.made else "was there"
         click.echo(

@@ -26,13 +26,27 @@ from pyspark.errors import PySparkException
 
 from limla.engines.base import Item, Result, Share
 from limla.engines.processes import portable
-from limla.engines.spark_context import check_java, check_master, reason, start_context, stop_context
+from limla.engines.spark_context import (
+    check_java,
+    check_master,
+    end_java,
+    reason,
+    start_context,
+    start_java,
+    stop_context,
+)
 from limla.engines.threads import Meter, map_in_threads
 from limla.errors import SettingsError
+from limla.progress import SILENT, Progress
 
 SECONDS_WITHOUT_WORK = 120.0
 """So long may a job wait without any task running, before that is an error."""
+SECONDS_WITHOUT_NEWS = 15.0
+"""So long after the last item was finished, the user is told that the others are under way; then again."""
 _SECONDS_BETWEEN_LOOKS = 0.05
+_SECONDS_BETWEEN_LOOKS_AT_SPARK = 0.5
+_SECONDS_TO_END = 5.0
+"""So long an interrupted map waits for Spark to end in order, before Java is told to."""
 
 
 class SparkEngine:
@@ -44,17 +58,22 @@ class SparkEngine:
         num_workers: threads of each task, asked of Spark as `spark.task.cpus`; None takes what Spark is set to (one
             core), and more where there are fewer items than cores.
         master: Spark's master URL; None takes that of Spark's own configuration, or `local[*]`.
+        progress: is told when Spark is started, and how many items are done when none was finished for a while.
 
-    Raises `MissingDependencyError` without Java, `SettingsError` when a `spark://` master does not answer.
+    Raises `MissingDependencyError` without Java, `SettingsError` for what is no master URL, and when a `spark://`
+    master does not answer.
     """
 
     takes_master: ClassVar[bool] = True
 
-    def __init__(self, num_workers: int | None = None, master: str | None = None) -> None:
+    def __init__(
+        self, num_workers: int | None = None, master: str | None = None, progress: Progress = SILENT
+    ) -> None:
         if num_workers is not None and num_workers < 1:
             raise SettingsError(f"{num_workers} workers: choose at least 1")
         self.num_workers = num_workers
         self.master = master
+        self._progress = progress
         if SparkContext._active_spark_context is None:
             check_java()
             check_master(master)
@@ -72,14 +91,8 @@ class SparkEngine:
         """
         if not items:
             return
-        active = SparkContext._active_spark_context
-        context = active or start_context(self.master, self.num_workers)
-        try:
-            with closing(_begin(context, work, items, self.num_workers)) as job:
-                yield from job.results(advance)
-        finally:
-            if active is None:
-                stop_context(context)
+        with closing(_Job(self.master, self.num_workers, work, items)) as job:
+            yield from job.results(advance, self._progress)
 
 
 class _Answer(NamedTuple):
@@ -151,114 +164,177 @@ class _Task:
 
 
 class _Job:
-    """One Spark job: its tasks run while the driver takes their answers in the items' order."""
+    """One Spark job: its tasks run while the driver takes their answers in the items' order.
+
+    Spark is started, asked and ended in threads of this object. Python raises Ctrl-C in its main thread, and a call
+    into Java that it broke off would be told with its trace, and leave an answer behind that the next call takes for
+    its own.
+    """
 
     def __init__(
-        self,
-        context: SparkContext,
-        work: Callable[..., Any],
-        items: Sequence[Any],
-        num_threads: int | None,
+        self, master: str | None, num_workers: int | None, work: Callable[..., Any], items: Sequence[Any]
     ) -> None:
-        self._context = context
-        self._num_items = len(items)
-        self._answers = context.accumulator(list[_Answer](), _Gathered())
+        self._master = master
+        self._num_workers = num_workers
+        self._work = pickle.dumps(work)
+        self._items = [(number, pickle.dumps(item)) for number, item in enumerate(items)]
+        self._answers: Accumulator[list[_Answer]] | None = None
         self._num_taken = 0
-        self._tag = f"limla-{secrets.token_hex(8)}"
+        self._num_under_way = 0
+        self._is_over = False
         self._error: Exception | None = None
-        self._is_stalled = False
+        self._stall: SettingsError | None = None
+        self._is_given_up = False
         self._ended = threading.Event()
-        cores = context.defaultParallelism
-        task = _Task(pickle.dumps(work), str(Path.cwd()), num_threads, cores // self._num_items, self._answers)
-        numbered = [(number, pickle.dumps(item)) for number, item in enumerate(items)]
-        self._rdd = context.parallelize(numbered, len(numbered))
-        self._threads = [
-            threading.Thread(target=target, args=args, name=f"limla-spark-{name}", daemon=True)
-            for name, target, args in (("job", self._run, (task,)), ("watch", self._watch, ()))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._is_called = threading.Event()  # to look now: it has ended, or was given up
+        self._active = SparkContext._active_spark_context
+        self._thread = threading.Thread(target=self._run, name="limla-spark-job", daemon=True)
+        self._thread.start()
 
-    def results(self, advance: Callable[[int], None]) -> Generator[Any, None, None]:
+    def results(self, advance: Callable[[int], None], progress: Progress) -> Generator[Any, None, None]:
         """The results in the items' order; an error of the work is raised at its place."""
+        news = _News(progress, len(self._items))
+        if self._active is None:
+            news.starting(self._master)
         done: dict[int, _Answer] = {}
-        for number in range(self._num_items):
+        for number in range(len(self._items)):
             while number not in done:
                 # every answer is here before its job ends, so the order of these two matters
                 is_over = self._ended.is_set()
                 for answer in self._take():
                     if answer.number not in done and answer.number >= number:
                         done[answer.number] = answer
+                        news.finished()
                         if answer.num_parts:
                             advance(answer.num_parts)
                 if number not in done:
                     if is_over:
-                        raise self._failure()
+                        assert self._error is not None
+                        raise self._error
+                    news.look(self._answers is not None, self._num_under_way)
                     self._ended.wait(_SECONDS_BETWEEN_LOOKS)
             answer = done.pop(number)
             value = pickle.loads(answer.data)
             if answer.failed:
                 raise value
             yield value
+        self._is_over = True
 
     def close(self) -> None:
-        """Cancel what is still to do; tasks under way are killed within seconds."""
-        if not self._ended.is_set():
-            with suppress(Py4JError, OSError):
-                self._context.cancelJobsWithTag(self._tag)
-        self._ended.wait(5)
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(5)
+        """Cancel what is still to do, and end what was started; tasks under way are killed within seconds."""
+        if self._is_over:
+            self._thread.join()
+            return
+        self._is_given_up = True
+        self._is_called.set()
+        self._thread.join(_SECONDS_TO_END)
+        if self._thread.is_alive() and self._active is None:
+            end_java()
+            self._thread.join(_SECONDS_TO_END)
 
     def _take(self) -> list[_Answer]:
+        if self._answers is None:
+            return []
         answers = self._answers.value[self._num_taken :]
         self._num_taken += len(answers)
         return answers
 
-    def _run(self, task: _Task) -> None:
+    def _run(self) -> None:
+        """The life of the thread that calls Spark."""
+        context: SparkContext | None = None
+        watch: threading.Thread | None = None
         try:
-            self._context.addJobTag(self._tag)
-            self._rdd.foreachPartition(task)
+            context = self._active
+            if context is None:
+                start_java()
+                if self._is_given_up:
+                    return
+                context = start_context(self._master, self._num_workers)
+            tag = f"limla-{secrets.token_hex(8)}"
+            watch = threading.Thread(
+                target=self._watch, args=(context, tag), name="limla-spark-watch", daemon=True
+            )
+            watch.start()
+            self._submit(context, tag)
         except (Py4JError, PySparkException, OSError, EOFError) as error:
+            self._error = self._stall or reason(context, error)
+        except Exception as error:  # noqa: BLE001 - it is raised in the caller's thread
             self._error = error
         finally:
             self._ended.set()
+            self._is_called.set()
+            if watch is not None:
+                watch.join()
+            if context is not None and self._active is None:
+                stop_context(context)
 
-    def _watch(self) -> None:
-        """Give up a job that no executor works on."""
-        tracker = self._context.statusTracker()
+    def _submit(self, context: SparkContext, tag: str) -> None:
+        """Run the job to its end."""
+        answers = context.accumulator(list[_Answer](), _Gathered())
+        cores_per_item = context.defaultParallelism // len(self._items)
+        task = _Task(self._work, str(Path.cwd()), self._num_workers, cores_per_item, answers)
+        rdd = context.parallelize(self._items, len(self._items))
+        context.addJobTag(tag)
+        self._answers = answers
+        rdd.foreachPartition(task)
+
+    def _watch(self, context: SparkContext, tag: str) -> None:
+        """See what is under way; cancel a job that was given up, or that no executor works on."""
+        tracker = context.statusTracker()
         last_seen = time.monotonic()
-        while not self._ended.wait(1):
-            try:
+        # a failing call is the job's own failure, and its thread tells why
+        with suppress(Py4JError, OSError):
+            while not self._ended.is_set():
+                self._is_called.wait(_SECONDS_BETWEEN_LOOKS_AT_SPARK)
+                if self._is_given_up or self._stall:
+                    # again until it has ended: it may not have begun yet
+                    context.cancelJobsWithTag(tag)
+                    self._ended.wait(_SECONDS_BETWEEN_LOOKS_AT_SPARK)
+                    continue
                 stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-            except (Py4JError, OSError):
-                return  # the job's own thread tells why
-            if any(stage.numActiveTasks for stage in stages if stage is not None):
-                last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > SECONDS_WITHOUT_WORK:
-                self._is_stalled = True
-                with suppress(Py4JError, OSError):
-                    self._context.cancelJobsWithTag(self._tag)
-                return
+                self._num_under_way = sum(stage.numActiveTasks for stage in stages if stage is not None)
+                if self._num_under_way:
+                    last_seen = time.monotonic()
+                elif time.monotonic() - last_seen > SECONDS_WITHOUT_WORK:
+                    self._stall = _stalled(context)
 
-    def _failure(self) -> Exception:
-        master = self._context.master
-        if self._is_stalled:
-            memory = self._context.getConf().get("spark.executor.memory", "1g")
-            return SettingsError(
-                f"{master}: no executor took any work for {SECONDS_WITHOUT_WORK:g} s: are workers there, with a free "
-                f"core and {memory} of memory each? (the master's web page shows them)"
+
+def _stalled(context: SparkContext) -> SettingsError:
+    memory = context.getConf().get("spark.executor.memory", "1g")
+    return SettingsError(
+        f"{context.master}: no executor took any work for {SECONDS_WITHOUT_WORK:g} s: are workers there, with a free "
+        f"core and {memory} of memory each? (the master's web page shows them)"
+    )
+
+
+class _News:
+    """Tells the user what Spark does while the stage's own progress stands still."""
+
+    def __init__(self, progress: Progress, num_items: int) -> None:
+        self._progress = progress
+        self._num_items = num_items
+        self._num_done = 0
+        self._is_started = False
+        self._started = self._last = time.monotonic()
+
+    def starting(self, master: str | None) -> None:
+        """Spark is being started."""
+        self._progress.say(f"starting Spark ({master}) …" if master else "starting Spark …")
+
+    def finished(self) -> None:
+        """One more item is done."""
+        self._num_done += 1
+        self._last = time.monotonic()
+
+    def look(self, is_started: bool, num_under_way: int) -> None:
+        """Called often; says something when Spark has started, and when nothing was finished for a while."""
+        now = time.monotonic()
+        if is_started and not self._is_started:
+            self._is_started = True
+            self._last = now
+        elif now - self._last >= SECONDS_WITHOUT_NEWS:
+            self._last = now
+            where = f"{num_under_way} under way" if self._is_started else "Spark is not up yet"
+            self._progress.say(
+                f"{self._num_done} of {self._num_items} shards done, {where}, {now - self._started:.0f} s passed"
             )
-        assert self._error is not None
-        return reason(self._context, self._error)
-
-
-def _begin(
-    context: SparkContext, work: Callable[..., Any], items: Sequence[Any], num_threads: int | None
-) -> _Job:
-    """Start a job; a context may have ended by itself since it was made, when its master never answered."""
-    try:
-        return _Job(context, work, items, num_threads)
-    except (Py4JError, PySparkException) as error:
-        raise reason(context, error) from error

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pyspark
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.java_gateway import launch_gateway
@@ -26,6 +29,20 @@ LOG_VARIABLE = "LIMLA_SPARK_LOG"
 """Environment variable: the file that Spark's own log is appended to; without it the log is thrown away."""
 _SECONDS_TO_CONNECT = 5.0
 _LOST_TASK = re.compile(r"Lost task \S+ in stage \S+ \(TID \d+\) \((?P<where>[^)]*)\): ")
+_NUMBER = r"\s*0*[1-9]\d*\s*"
+_FORMS = (
+    "local",
+    rf"local\[({_NUMBER}|\*)\]",
+    rf"local\[({_NUMBER}|\*),{_NUMBER}\]",
+    rf"local-cluster\[{_NUMBER},{_NUMBER},{_NUMBER}\]",
+    r"spark://[^/,\s][^/\s]*",
+    "yarn",
+    r"k8s://\S+",
+)
+_FORMS_SHOWN = (
+    "local, local[4] or local[*] (threads), local[4,2] (and tries of a task), local-cluster[2,1,1024] (workers, cores, "
+    "MiB), spark://host:7077 (several: spark://a:7077,b:7077), yarn, or k8s://https://host:443"
+)
 _INSTALL_JAVA = "install Java 17 or newer: apt install default-jre-headless (Debian, Ubuntu), or set JAVA_HOME"
 
 
@@ -34,7 +51,9 @@ def start_context(master: str | None = None, num_task_cpus: int | None = None) -
 
     Raises `SettingsError` for a master that cannot be had, `MissingDependencyError` for Java that is too old.
     """
-    gateway = SparkContext._gateway or _launch()
+    start_java()
+    gateway = SparkContext._gateway
+    assert gateway is not None
     conf = SparkConf(_jvm=gateway.jvm)
     if master:
         conf.setMaster(master)
@@ -55,7 +74,10 @@ def start_context(master: str | None = None, num_task_cpus: int | None = None) -
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        return SparkContext(conf=conf, gateway=gateway)
+        context = SparkContext(conf=conf, gateway=gateway)
+        # a connection that breaks is told as the job's failure, not by its trace
+        context._accumulatorServer.handle_error = lambda *_: None  # type: ignore[method-assign]
+        return context
     except (PySparkException, Py4JError) as error:
         raise SettingsError(f"Spark's master '{chosen}' cannot be had: {one_line(error)}") from error
     finally:
@@ -64,16 +86,58 @@ def start_context(master: str | None = None, num_task_cpus: int | None = None) -
             signal.signal(signal.SIGINT, handler)
 
 
-def _launch() -> Any:
-    """Start Java, with all that it says going to the log; it ends when this process does."""
+def start_java() -> None:
+    """Start Java for the contexts to come, unless it runs; all that it says goes to the log.
+
+    It ends when this process does. Raises `MissingDependencyError` where it does not start.
+    """
+    if SparkContext._gateway is not None:
+        return
     with _open_log() as log:
         start = log.seek(0, os.SEEK_END)
         try:
-            return launch_gateway(popen_kwargs={"stdout": log, "stderr": log})
+            gateway = launch_gateway(popen_kwargs={"stdout": log, "stderr": log})
         except (PySparkException, Py4JError, OSError) as error:
             raise MissingDependencyError(
                 f"Spark does not start ({_cause(log, start, error)}); {_INSTALL_JAVA}"
             ) from error
+    _log_quietly()
+    # where pyspark keeps its own
+    SparkContext._gateway, SparkContext._jvm = gateway, gateway.jvm
+
+
+def end_java() -> None:
+    """Tell Java to end in order, with what it still does; calls into it that are under way fail."""
+    gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
+    process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    if process is not None:
+        process.terminate()
+
+
+def _log_quietly() -> None:
+    """What py4j logs, it raises too: traces go to the log of Spark, if there is one, and not to the screen."""
+    name = os.environ.get(LOG_VARIABLE)
+    handler = logging.FileHandler(name) if name else logging.NullHandler()
+    logger = logging.getLogger("py4j")
+    logger.addHandler(handler)
+    logger.propagate = False
+    logging.getLogger().addFilter(_NotOfPy4j(handler))
+    warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM process", RuntimeWarning)
+
+
+class _NotOfPy4j(logging.Filter):
+    """Sends another way what py4j gives to the root logger itself."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        super().__init__()
+        self._handler = handler
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is anybody else's."""
+        if Path(record.pathname).parent.name != "py4j":
+            return True
+        self._handler.handle(record)
+        return False
 
 
 def stop_context(context: SparkContext) -> None:
@@ -105,14 +169,17 @@ def check_java() -> None:
 
 
 def check_master(master: str | None) -> None:
-    """Raise `SettingsError` at once when nothing answers at a standalone master's address.
+    """Raise `SettingsError` at once for what is no master URL, or where nothing answers at a standalone master's.
 
-    Spark itself would try for a minute, and for YARN without an address for a quarter of an hour. The other forms of
-    a master URL are Spark's to judge.
+    Spark itself would start first, and then try for a minute; for YARN without an address for a quarter of an hour.
     """
+    if master is None:
+        return
+    if not any(re.fullmatch(form, master) for form in _FORMS):
+        raise SettingsError(f"master '{master}' is no master URL of Spark's: choose {_FORMS_SHOWN}")
     if master == "yarn" and not {"HADOOP_CONF_DIR", "YARN_CONF_DIR"} & os.environ.keys():
         raise SettingsError("master 'yarn': name the folder of the cluster's configuration in HADOOP_CONF_DIR")
-    if master is None or not master.startswith("spark://"):
+    if not master.startswith("spark://"):
         return
     reasons: list[str] = []
     for address in master.removeprefix("spark://").split(","):
@@ -132,9 +199,16 @@ def check_master(master: str | None) -> None:
     )
 
 
-def reason(context: SparkContext, error: Exception) -> Exception:
-    """What to raise for an error of Spark's."""
-    master, text = context.master, one_line(error)
+def reason(context: SparkContext | None, error: Exception) -> Exception:
+    """What to raise for an error of Spark's; without a context, of its start."""
+    text = one_line(error)
+    if isinstance(error, Py4JNetworkError | ConnectionError):
+        return ChildProcessError(
+            f"the Java process that runs Spark here has ended, perhaps killed for want of memory ({text})"
+        )
+    if context is None:
+        return error
+    master = context.master
     if re.search(r"stopped SparkContext|SparkContext (was|has been) shut ?down", text):
         return SettingsError(
             f"{master} does not take this run, or ended it: is a Spark master of version {pyspark.__version__} there? "

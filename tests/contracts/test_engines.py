@@ -5,12 +5,14 @@ The work is defined here, in a module that other processes can import.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from limla.engines.base import Engine, Share
 from limla.engines.local import LocalEngine, usable_cores
 from limla.engines.threads import Meter
 from limla.errors import DataError, SettingsError
+from limla.files import atomic_open
 from limla.registry import ENGINES
 
 # 1 and 2: threads of this process; 9 and 17: two and three worker processes
@@ -95,6 +98,11 @@ def our_bug(item: int, share: Share) -> None:
     assert item < 0, "a bug of ours"
 
 
+def fills_the_disk(folder: str, share: Share) -> None:
+    with atomic_open(Path(folder) / "shard.tar"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a failed write: without a name
+
+
 @pytest.fixture(scope="module")
 def spark() -> Iterator[None]:
     """One Spark context for all tests of this module: starting one takes seconds."""
@@ -161,6 +169,12 @@ def test_an_error_is_raised_at_its_place(engine: Engine) -> None:
 def test_an_error_of_a_part_is_raised(engine: Engine) -> None:
     with pytest.raises(DataError, match="part 3 is damaged"):
         list(engine.map(fails_in_a_part, [0, 1, 2]))
+
+
+def test_a_full_disk_names_the_folder(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        list(engine.map(fills_the_disk, [str(tmp_path)]))
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_a_bug_keeps_its_message(engine: Engine) -> None:

@@ -17,7 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from limla.cli import limla
+from limla.errors import SettingsError
 from limla.packing import PackSettings, pack
+from limla.progress import Progress
 from limla.reencoding import ReencodeSettings, reencode
 from tests.conftest import natural_like
 
@@ -70,7 +72,7 @@ def run(spark_home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
     folder = tmp_path / "cwd"
     folder.mkdir()
 
-    def start(*words: object, **environment: str) -> subprocess.Popen[str]:
+    def start(*words: object, **environment: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", "from limla.cli import main; main()", *map(str, words)],
             stdout=subprocess.PIPE,
@@ -78,7 +80,8 @@ def run(spark_home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
             text=True,
             cwd=folder,
             start_new_session=True,
-            env={**os.environ, "SPARK_HOME": str(spark_home), "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "SPARK_HOME": str(spark_home), "OMP_NUM_THREADS": "1"}
+            | {name: str(value) for name, value in environment.items()},
         )
         begun.append(process)
         return process
@@ -142,6 +145,7 @@ def test_two_executors_pack_what_one_process_packs(
     data_dir = tmp_path / "pets"
     out, error = ended(run("pack", photos, data_dir, *PACKING, "--engine", "spark", "--master", CLUSTER))
     assert "35 images of 2 classes" in out
+    assert error.startswith(f"starting Spark ({CLUSTER}) …\n")
     assert "packing: 36/36 images" in error
     assert files(data_dir / "source") == files(expected / "source")
 
@@ -186,26 +190,39 @@ def test_a_damaged_shard_is_one_line(
     assert not list(data_dir.rglob("*.limla-tmp"))
 
 
-@needs_java
-@pytest.mark.slow
-def test_ctrl_c_ends_it_quickly(
-    expected: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
-) -> None:
-    data_dir = tmp_path / "pets"
-    shutil.copytree(expected / "source", data_dir / "source")
-    process = run("reencode", data_dir, *CODING, "--engine", "spark", "--master", "local[2]")
-    wait_for(lambda: list(data_dir.glob("jpeg-q50/*.tar.*.limla-tmp")), process)
+def interrupted(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C as a terminal gives it, to every process; one line, quickly, and nothing goes on."""
     others = set(family(process)) - {process.pid}
     assert others
-    interrupted = time.monotonic()
+    begun = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, error = ended(process, code=130)
-    assert time.monotonic() - interrupted < 10
-    assert "interrupted; what is complete was kept: run this command again to go on" in error
+    assert time.monotonic() - begun < 15
+    start, *progress, last = error.splitlines()
+    assert start == "starting Spark (local[2]) …"
+    assert all(line.startswith("re-encoding at quality 10, 50: ") for line in progress), progress
+    assert last == "Error: interrupted; what is complete was kept: run this command again to go on"
     end = time.monotonic() + 10
     while alive := [number for number in others if Path(f"/proc/{number}").exists()]:
         assert time.monotonic() < end, alive
         time.sleep(0.05)
+
+
+@needs_java
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_and_ends_it_quickly(
+    expected: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
+) -> None:
+    data_dir = tmp_path / "pets"
+    shutil.copytree(expected / "source", data_dir / "source")
+    words = ("reencode", data_dir, *CODING, "--engine", "spark", "--master", "local[2]")
+    while_it_starts = run(*words)
+    wait_for(lambda: "/bin/java" in " ".join(family(while_it_starts).values()), while_it_starts)
+    interrupted(while_it_starts)
+    assert not list(data_dir.rglob("*.part.json"))
+    while_it_works = run(*words)
+    wait_for(lambda: list(data_dir.glob("jpeg-q50/*.tar.*.limla-tmp")), while_it_works)
+    interrupted(while_it_works)
     assert not list(data_dir.rglob("*.limla-tmp"))
     reencode(data_dir, ReencodeSettings(qualities=(10, 50), measure="all"))
     assert files(data_dir) == files(expected)
@@ -213,28 +230,101 @@ def test_ctrl_c_ends_it_quickly(
 
 @needs_java
 @pytest.mark.slow
-def test_what_is_no_master_is_one_line(
-    photos: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_killed_java_is_one_line(
+    expected: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
+) -> None:
+    data_dir = tmp_path / "pets"
+    shutil.copytree(expected / "source", data_dir / "source")
+    process = run("reencode", data_dir, *CODING, "--engine", "spark", "--master", "local[2]", TMPDIR=tmp_path)
+    wait_for(lambda: list(data_dir.glob("jpeg-q50/*.tar.*.limla-tmp")), process)
+    (java,) = [number for number, line in family(process).items() if "/bin/java" in line]
+    os.kill(java, signal.SIGKILL)
+    _, error = ended(process, code=1)
+    (line,) = [line for line in error.splitlines() if line.startswith("Error")]
+    assert "the Java process that runs Spark here has ended" in line
+    assert line.endswith("run this command again to go on")
+
+
+@needs_java
+def test_what_is_no_master_is_one_line_before_anything_starts(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("limla.engines.spark_context.launch_gateway", pytest.fail)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]  # bound, but nobody listens
-        words = ("pack", photos, tmp_path / "out", "--engine", "spark", "--master")
-        judged_by_spark = run(*words, "sprak://127.0.0.1")
         for master, message in (
             (f"spark://127.0.0.1:{port}", "does not answer (127.0.0.1"),
             ("spark://127.0.0.1", "write it as spark://host:7077"),
             ("yarn", "in HADOOP_CONF_DIR"),
+            ("sprak://127.0.0.1", "'sprak://127.0.0.1' is no master URL of Spark's: choose local, local[4]"),
         ):
-            done = CliRunner().invoke(limla, [*map(str, words), master])
+            words = ("pack", photos, tmp_path / "out", "--engine", "spark", "--master", master)
+            done = CliRunner().invoke(limla, [*map(str, words)])
             assert done.exit_code == 2
             assert message in done.stderr
-            assert done.stderr.count("Error:") == 1
-    _, error = ended(judged_by_spark, code=2)
-    assert "Could not parse Master URL: 'sprak://127.0.0.1'" in error
-    assert error.count("Error:") == 1
+            assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "master",
+    ["", "foo", "local[abc]", "local[0]", "local[2,0]", "local[]", "local-cluster[2]", "local-cluster[2,1,0]",
+     "spark:/x", "spark://", "spark://a:7077/", "Yarn", "k8s://", " local"],
+)  # fmt: skip
+def test_what_is_no_master_url(master: str) -> None:
+    from limla.engines.spark_context import check_master
+
+    with pytest.raises(SettingsError, match=r"is no master URL of Spark's: choose local, .*spark://host:7077"):
+        check_master(master)
+
+
+@pytest.mark.parametrize(
+    "master",
+    [None, "local", "local[4]", "local[*]", "local[*,3]", "local[ 2 , 3 ]", "local-cluster[2, 1, 1024]", "yarn",
+     "k8s://https://10.0.0.1:6443"],
+)  # fmt: skip
+def test_what_is_a_master_url(master: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from limla.engines.spark_context import check_master
+
+    monkeypatch.setenv("HADOOP_CONF_DIR", "/etc/hadoop")
+    check_master(master)
+
+
+class Said(Progress):
+    """What was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_the_user_is_told_what_spark_does_while_nothing_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    from limla.engines import spark
+
+    now = 100.0
+    monkeypatch.setattr(spark.time, "monotonic", lambda: now)
+    said = Said()
+    news = spark._News(said, 8)
+    news.starting("local[2]")
+    for second, is_started in ((1, False), (16, False), (17, True), (31, True), (33, True), (34, True)):
+        now = 100.0 + second
+        news.look(is_started, 2)
+    news.finished()
+    now = 140.0
+    news.look(True, 2)
+    now = 150.0
+    news.look(True, 1)
+    assert said.lines == [
+        "starting Spark (local[2]) …",
+        "0 of 8 shards done, Spark is not up yet, 16 s passed",
+        "0 of 8 shards done, 2 under way, 33 s passed",
+        "1 of 8 shards done, 1 under way, 50 s passed",
+    ]
 
 
 def test_java_and_pyspark_are_asked_for(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
