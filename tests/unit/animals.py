@@ -16,7 +16,6 @@ from limla.evaluation import EvaluateSettings
 from limla.manifest import Manifest, variant_name
 from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model
 from limla.models.checkpoint import save_checkpoint
-from limla.progress import Progress
 from limla.shards import open_shard, shard_name
 from limla.types import Preprocessing
 from tests.conftest import natural_like
@@ -80,14 +79,6 @@ def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Trained on the data of `data_dir`, it says."""
     path = tmp_path_factory.mktemp("model") / "best.pt"
     return write_checkpoint(path, dataset="animals", extra={SOURCE_DATA_IDS: source_ids(data_dir)})
-
-
-class Listening(Progress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def settings_for(data_dir: Path, checkpoint: Path, results_dir: Path, **changes: Any) -> EvaluateSettings:

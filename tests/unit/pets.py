@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from limla.files import file_sha256
-from limla.progress import Progress
 from limla.reencoding import ReencodeSettings, reencode
 from tests.unit.variants import make_source
 
@@ -21,31 +20,6 @@ def hashes(data_dir: Path) -> dict[str, str]:
         for path in sorted(data_dir.rglob("*"))
         if path.is_file() and path.relative_to(data_dir).parts[0] != "source"
     }
-
-
-class Recorder(Progress):
-    """Keeps what a stage says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.done = 0
-        self.total: int | None = None
-
-    def stage(self, description: str, total: int | None, unit: str = "images") -> Any:
-        from contextlib import contextmanager
-
-        @contextmanager
-        def opened() -> Any:
-            self.total = total
-            yield self._advance
-
-        return opened()
-
-    def _advance(self, number: int) -> None:
-        self.done += number
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
 
 
 SETTINGS = ReencodeSettings(qualities=(1, 10, 90), measure=5, workers=2)

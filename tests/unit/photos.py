@@ -14,20 +14,8 @@ from limla.packing import PackResult, PackSettings
 from limla.packing.discovery import discover
 from limla.packing.planning import cut
 from limla.packing.splitting import plan
-from limla.progress import Progress
 from limla.shard_reader import Sample, ShardReader
 from tests.conftest import natural_like
-
-
-class Said(Progress):
-    """Keeps what a stage says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        assert "\n" not in message
-        self.lines.append(message)
 
 
 def photo(path: Path, seed: int = 0, quality: int = 90, **options: object) -> Path:

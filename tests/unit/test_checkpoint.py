@@ -19,8 +19,8 @@ from limla.models.base import IMAGENET_MEAN, IMAGENET_STD, ModelInfo, build_mode
 from limla.models.checkpoint import load_checkpoint, load_user_model, save_checkpoint
 from limla.models.compact import compact
 from limla.models.weights import load_into, read_state_dict
-from limla.progress import Progress
 from limla.types import Preprocessing
+from tests.listening import Listening
 
 PREPROCESSING = Preprocessing(image_size=32)
 NAMES = ("a", "b", "c")
@@ -175,14 +175,6 @@ def test_a_limla_checkpoint_serves_as_weights(tmp_path: Path) -> None:
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-class _Lines(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-
 def test_a_limla_checkpoint_brings_its_normalisation(tmp_path: Path) -> None:
     mean, std = (0.5, 0.25, 0.125), (1.0, 0.5, 0.25)
     model, path = build_model("compact", 3, mean=mean, std=std), tmp_path / "best.pt"
@@ -201,7 +193,7 @@ def test_a_limla_checkpoint_brings_its_normalisation(tmp_path: Path) -> None:
 
 def test_a_head_of_another_size_is_drawn_anew_and_said(tmp_path: Path) -> None:
     torch.save(compact(1000).state_dict(), tmp_path / "thousand.pt")
-    lines = _Lines()
+    lines = Listening()
     model = build_model("compact", 3, weights=tmp_path / "thousand.pt", progress=lines)
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     assert lines.lines == ["thousand.pt: its last layer is for 1000 classes; a new one for 3 is drawn"]

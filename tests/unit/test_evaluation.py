@@ -33,11 +33,11 @@ from limla.manifest import read_manifest, variant_name
 from limla.models.checkpoint import load_checkpoint
 from limla.progress import Progress
 from limla.results import read_predictions
+from tests.listening import Listening
 from tests.unit.animals import (
     CLASSES,
     NUM_TEST,
     PREPROCESSING,
-    Listening,
     checkpoint,
     data_dir,
     files_of,
@@ -122,7 +122,7 @@ def test_a_second_run_does_nothing_and_says_so(
     progress = Listening()
     again = evaluate(settings_for(data_dir, checkpoint, finished.results_dir), progress)
     assert again.num_skipped == len(again.cells) == 6
-    assert any("6 of 6 cells were there already" in line for line in progress.said)
+    assert any("6 of 6 cells were there already" in line for line in progress.lines)
     assert before == {
         path: path.stat().st_mtime_ns for path in finished.results_dir.rglob("*") if path.is_file()
     }
@@ -149,7 +149,7 @@ def test_each_eps_is_a_cell_of_its_own(data_dir: Path, checkpoint: Path, tmp_pat
     ]
     tables = {(c.attack, c.eps): t.select(["prediction", "loss"]) for c, t in read_predictions(tmp_path)}
     assert tables["fgsm", 0.0].equals(tables["none", 0.0])
-    assert any("3 steps of 2/255 cannot cross a ball of radius 128/255" in line for line in progress.said)
+    assert any("3 steps of 2/255 cannot cross a ball of radius 128/255" in line for line in progress.lines)
 
 
 def test_the_seed_moves_only_attacks_that_draw(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:

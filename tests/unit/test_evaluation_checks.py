@@ -19,10 +19,10 @@ from limla.evaluation import UserModel, evaluate
 from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model
 from limla.models.checkpoint import save_checkpoint
 from limla.shards import shard_name
+from tests.listening import Listening
 from tests.unit.animals import (
     CLASSES,
     PREPROCESSING,
-    Listening,
     checkpoint,
     data_dir,
     settings_for,
@@ -131,7 +131,7 @@ def test_an_origin_that_cannot_be_checked_is_said(
     progress = Listening()
     path = write_checkpoint(tmp_path / "best.pt", **changes)
     evaluate(settings_for(data_dir, path, tmp_path / "out", attacks=("none",), qualities=(10,)), progress)
-    assert [line for line in progress.said if said in line]
+    assert [line for line in progress.lines if said in line]
 
 
 def test_a_diverged_model_is_an_error_not_a_row(data_dir: Path, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_users_own_model(own: UserModel, data_dir: Path, tmp_path: Path) -> No
         "unknown",
         -1,
     )
-    assert any("in this order, cat, dog, emu" in line for line in progress.said)
+    assert any("in this order, cat, dog, emu" in line for line in progress.lines)
     # another normalisation is another model, though the weights file is the same
     other = evaluate(replace(chosen, user_model=replace(own, std=(0.5, 0.5, 0.5))))
     assert other.num_skipped == 0

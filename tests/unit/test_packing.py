@@ -17,7 +17,8 @@ from limla.packing.planning import cut
 from limla.packing.splitting import plan
 from limla.packing.verification import verify_variant
 from limla.results import read_encodings
-from tests.unit.photos import Said, contents, photo, quarantined, samples, type_in
+from tests.listening import Listening
+from tests.unit.photos import contents, photo, quarantined, samples, type_in
 
 
 def test_every_photo_arrives_once_and_untouched(photo_folder: Path, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_split_folder_is_kept_as_it_is(tmp_path: Path) -> None:
         photo(raw / "Train" / "dog" / f"{number}.jpg", 10 + number)
     photo(raw / "validation" / "cat" / "0.jpg", 20)
     photo(raw / "validation" / "emu" / "0.jpg", 21)
-    said = Said()
+    said = Listening()
     result = pack(raw, tmp_path / "out", PackSettings(), said)
     assert result.manifest.class_names == ("cat", "dog", "emu")
     assert result.manifest.splits() == ("train", "val")
@@ -137,7 +138,7 @@ def test_val_can_be_taken_from_train(tmp_path: Path) -> None:
     for number in range(4):
         photo(raw / "train" / "dog" / f"{number}.jpg", 10 + number)
     photo(raw / "test" / "cat" / "0.jpg", 20)
-    said = Said()
+    said = Listening()
     plain = pack(raw, tmp_path / "plain", progress=said)
     assert any("no val folder; --val-from-train 0.1 takes val from train" in line for line in said.lines)
     assert "val_from_train" not in plain.manifest.settings

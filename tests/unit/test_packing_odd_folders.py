@@ -13,7 +13,8 @@ from limla.errors import DataError, SettingsError
 from limla.manifest import FILE_NAME
 from limla.packing import PackSettings, pack
 from limla.packing.verification import verify_variant
-from tests.unit.photos import Said, broken_photos, photo, quarantined, samples, type_in
+from tests.listening import Listening
+from tests.unit.photos import broken_photos, photo, quarantined, samples, type_in
 
 
 def awful(raw: Path) -> dict[str, str]:
@@ -64,7 +65,7 @@ def awful(raw: Path) -> dict[str, str]:
 def test_an_awful_folder(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     wrong = awful(raw)
-    said = Said()
+    said = Listening()
     result = pack(raw, tmp_path / "out", PackSettings(), said)
     found = quarantined(result)
     assert found.keys() == wrong.keys()
@@ -152,7 +153,7 @@ def test_an_unreadable_file_and_folder_are_reported(tmp_path: Path, monkeypatch:
     # root reads everything, so the refusal is made here
     monkeypatch.setattr(os, "open", refuse(real_open))
     monkeypatch.setattr(os, "scandir", refuse(real_scandir))
-    said = Said()
+    said = Listening()
     result = pack(raw, tmp_path / "out", PackSettings(), said)
     assert quarantined(result) == {"cat/locked.jpg": "cannot be read: permission denied"}
     assert result.packed == 2
@@ -196,6 +197,6 @@ def test_files_that_cannot_be_pictures_take_no_place(photo_folder: Path, tmp_pat
 def test_one_class_that_hides_the_real_ones(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         photo(tmp_path / "raw" / "all" / name / "a.jpg")
-    said = Said()
+    said = Listening()
     pack(tmp_path / "raw", tmp_path / "out", PackSettings(), said)
     assert any("one class only, 'all'" in line and "raw/all" in line for line in said.lines)

@@ -24,7 +24,8 @@ from limla.packing import PackSettings, pack
 from limla.packing.discovery import discover
 from limla.packing.splitting import plan
 from tests.conftest import natural_like
-from tests.unit.photos import Said, broken_photos, contents, photo, quarantined, type_in
+from tests.listening import Listening
+from tests.unit.photos import broken_photos, contents, photo, quarantined, type_in
 
 
 def test_a_second_run_does_nothing_and_another_is_refused(photo_folder: Path, tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_a_second_run_does_nothing_and_another_is_refused(photo_folder: Path, tm
     shutil.copytree(photo_folder, raw)
     pack(raw, out, PackSettings())
     before = contents(out / "source")
-    said = Said()
+    said = Listening()
     assert not pack(raw, out, PackSettings(), said).made
     assert said.lines == [
         f"nothing to do: {out / 'source'} is complete",
@@ -169,7 +170,7 @@ def test_an_interrupted_run_goes_on_shard_by_shard(tmp_path: Path, workers: int)
     out = tmp_path / "set"
     before = interrupted(raw, out)
     assert before.keys() == {"train-000000.tar", "train-000001.tar"}, "the third has no picture and so no tar"
-    said = Said()
+    said = Listening()
     result = pack(raw, out, PackSettings(max_shard_samples=5, workers=workers), said)
     assert "3 of 9 shards are there already" in said.lines[0]
     assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
@@ -222,7 +223,7 @@ def test_changed_photos_are_packed_from_the_start(
         os.utime(first, (2e9, 2e9))
     else:
         monkeypatch.setattr("limla.packing.stage.library_versions", lambda names: dict.fromkeys(names, "9"))
-    said = Said()
+    said = Listening()
     pack(raw, out, PackSettings(max_shard_samples=5), said)
     assert any("packing from the start" in line for line in said.lines)
     after = marks(out)
@@ -269,7 +270,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pyte
         patch.setattr(os, "open", refuse)
         interrupted(raw, out)
         assert "permission denied" in (out / "source" / "train-000000.part.json").read_text()
-    said = Said()
+    said = Listening()
     pack(raw, out, PackSettings(max_shard_samples=5), said)
     assert "2 of 9 shards are there already" in said.lines[0]
     pack(raw, tmp_path / "whole" / "set", PackSettings(max_shard_samples=5))

@@ -22,7 +22,8 @@ from limla.metrics import psnr_db, ssim
 from limla.reencoding import ReencodeSettings, reencode
 from limla.results import ENCODING_SCHEMA, read_encodings
 from limla.shard_reader import ShardReader
-from tests.unit.pets import SETTINGS, Recorder, fresh, hashes, reference
+from tests.listening import Listening
+from tests.unit.pets import SETTINGS, fresh, hashes, reference
 from tests.unit.variants import make_source
 
 __all__ = ["fresh", "reference"]  # fixtures
@@ -120,7 +121,7 @@ def test_qualities_one_by_one_are_those_made_together(fresh: Path, reference: Pa
 def test_adding_a_quality_makes_only_the_new_one(fresh: Path) -> None:
     reencode(fresh, dataclasses.replace(SETTINGS, qualities=(1, 90)))
     before = {path: path.stat().st_mtime_ns for path in fresh.rglob("*.tar")}
-    progress = Recorder()
+    progress = Listening()
     result = reencode(fresh, SETTINGS, progress)
     assert result.made == ("jpeg-q10",)
     assert [summary.variant for summary in result.variants] == ["jpeg-q1", "jpeg-q10", "jpeg-q90"]

@@ -16,7 +16,8 @@ from limla.errors import DataError, SettingsError
 from limla.files import exclusive
 from limla.manifest import list_variants, read_manifest
 from limla.reencoding import reencode
-from tests.unit.pets import SETTINGS, Recorder, fresh, hashes, reference
+from tests.listening import Listening
+from tests.unit.pets import SETTINGS, fresh, hashes, reference
 from tests.unit.variants import make_source
 
 __all__ = ["fresh", "reference"]  # fixtures
@@ -25,7 +26,7 @@ __all__ = ["fresh", "reference"]  # fixtures
 def test_a_second_run_does_nothing_and_says_so(fresh: Path) -> None:
     reencode(fresh, SETTINGS)
     before = {path: path.stat().st_mtime_ns for path in fresh.rglob("*")}
-    progress = Recorder()
+    progress = Listening()
     assert reencode(fresh, SETTINGS, progress).made == ()
     assert progress.lines == ["nothing to do: jpeg-q1, jpeg-q10, jpeg-q90 are complete"]
     assert {path: path.stat().st_mtime_ns for path in fresh.rglob("*")} == before
@@ -118,7 +119,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(fresh: Path, reference: Pa
     assert list_variants(fresh) == ["source"]
     done = {path: path.stat().st_mtime_ns for path in fresh.glob("jpeg-*/*.tar")}
     assert len(done) == 3 * num_shards
-    progress = Recorder()
+    progress = Listening()
     reencode(fresh, SETTINGS, progress)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert progress.total == 19 - sum(
@@ -184,7 +185,7 @@ def test_what_a_finished_folder_lost_is_made_again(
     damaged.unlink()
     if content is not None:
         damaged.write_bytes(content)
-    progress = Recorder()
+    progress = Listening()
     assert reencode(fresh, SETTINGS, progress).made == ("jpeg-q10",)
     lost = name.replace(".idx", ".tar")
     assert progress.lines == [f"{fresh / 'jpeg-q10'}: missing or damaged, made again: {lost}"]
