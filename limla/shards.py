@@ -54,6 +54,8 @@ def check_key(key: str) -> str:
     return key
 
 
+_GATHERED_BYTES = 1 << 18
+"""Samples are gathered until they take so many bytes, then written and hashed at once."""
 _MODE_AND_OWNER = b"0000644\0" + 2 * b"0000000\0"
 _TIME = b"00000000000\0"
 _TYPE_AND_MAGIC = b"0".ljust(101, b"\0") + b"ustar\x0000"
@@ -62,11 +64,12 @@ _FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + sum(_TYPE_AND_MAGIC) + 8 * 0x20
 
 
 @functools.lru_cache(maxsize=256)  # and headers of equal name and size
-def _header(name: bytes, num_bytes: int) -> bytes:
+def _header(name: str, num_bytes: int) -> bytes:
     """One USTAR header block: regular file, mode 0644, owner 0, mtime 0."""
+    encoded = name.encode("ascii")
     size = b"%011o\0" % num_bytes
-    checksum = b"%06o\0 " % (_FIXED_SUM + sum(name) + sum(size))
-    fields = (name.ljust(100, b"\0"), _MODE_AND_OWNER, size, _TIME, checksum, _TYPE_AND_MAGIC)
+    checksum = b"%06o\0 " % (_FIXED_SUM + sum(encoded) + sum(size))
+    fields = (encoded.ljust(100, b"\0"), _MODE_AND_OWNER, size, _TIME, checksum, _TYPE_AND_MAGIC)
     return b"".join(fields).ljust(BLOCK, b"\0")
 
 
@@ -100,6 +103,8 @@ class ShardWriter:
         self._hash = hashlib.sha256()
         self._offset = 0
         self._index: list[str] = []
+        self._gathered: list[bytes] = []
+        self._gathered_until = _GATHERED_BYTES
 
     @property
     def num_samples(self) -> int:
@@ -112,7 +117,7 @@ class ShardWriter:
         return self._offset
 
     def add(self, key: str, members: dict[str, bytes]) -> None:
-        """Append one sample.
+        """Append one sample; it may reach the file with later ones.
 
         Args:
             key: the sample key, see `check_key`.
@@ -121,29 +126,34 @@ class ShardWriter:
         Raises `ValueError` for an invalid key and `OSError` when the disk is full.
         """
         check_key(key)
-        parts: list[bytes] = []
+        parts = self._gathered
         line: list[str] = []
         offset = self._offset
         for extension, data in members.items():
             name = f"{key}.{extension}"
-            encoded = name.encode("ascii")
-            assert len(encoded) <= MAX_NAME_BYTES, name
+            assert len(name) <= MAX_NAME_BYTES, name
             num_bytes = len(data)
-            parts += (_header(encoded, num_bytes), data, bytes(-num_bytes % BLOCK))
+            parts += (_header(name, num_bytes), data, bytes(-num_bytes % BLOCK))
             line.append(f"{extension} {offset + BLOCK} {num_bytes} {name}")
             offset += BLOCK + num_bytes + -num_bytes % BLOCK
-        block = b"".join(parts)
-        self._file.write(block)
-        self._hash.update(block)
         self._offset = offset
         self._index.append(" ".join(line))
+        if offset >= self._gathered_until:
+            self._write()
 
     def finish(self) -> None:
         """Write the end-of-archive mark (two zero blocks)."""
-        end = bytes(2 * BLOCK)
-        self._file.write(end)
-        self._hash.update(end)
-        self._offset += len(end)
+        self._gathered.append(bytes(2 * BLOCK))
+        self._offset += 2 * BLOCK
+        self._write()
+
+    def _write(self) -> None:
+        # many samples at once: each call lets go of the interpreter, which is then taken by another thread
+        block = b"".join(self._gathered)
+        self._gathered.clear()
+        self._gathered_until = self._offset + _GATHERED_BYTES
+        self._file.write(block)
+        self._hash.update(block)
 
     def index_text(self) -> str:
         """The DALI index of what was written."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 from limla.codecs.base import Codec, encode_each
@@ -20,8 +23,12 @@ from limla.metrics import psnr_db, ssim
 from limla.paths import AnyPath
 from limla.reencoding.variant import Cost, write_part
 from limla.shard_reader import Location, read_index
-from limla.shards import ShardEntry, open_shard
+from limla.shards import COMPANIONS, ShardEntry, open_shard
+from limla.storage import in_parallel
 from limla.types import Image
+
+_RUN_BYTES = 1 << 18
+_RUN_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -70,31 +77,44 @@ class ReencodeShard:
         targets = [
             self.data_dir / variant_name(self.codec.name, quality) / job.shard.name for quality in job.qualities
         ]
-        costs: list[list[Cost]] = [[] for _ in job.qualities]
-
-        def encode(number: int) -> list[_Encoded]:
-            measured = job.measured is None or number in job.measured
-            return self._encode(samples, number, job.qualities, measured)
-
         with ExitStack() as stack:
             copy = stack.enter_context(local_shard(folder, job.shard))
             samples = stack.enter_context(_SourceShard(folder / job.shard.name, copy, job.shard.num_samples))
-            writers = [stack.enter_context(open_shard(target)) for target in targets]
-            results = stack.enter_context(closing(share.spread(encode, range(job.shard.num_samples))))
-            for encoded in results:
-                for writer, costs_here, (members, cost) in zip(writers, costs, encoded, strict=True):
-                    writer.add(cost.key, members)
-                    costs_here.append(cost)
-                share.advance(1)
-        for target, writer, costs_here in zip(targets, writers, costs, strict=True):
-            write_part(target, writer.entry(target.name, job.shard.split), costs_here)
+            files = [stack.enter_context(_TargetShard(target, job.shard.split)) for target in targets]
+            encode = functools.partial(self._encode, samples, job)
+            results = stack.enter_context(closing(share.spread(encode, samples.runs())))
+            for run in results:
+                for encoded in run:
+                    for file, (members, cost) in zip(files, encoded, strict=True):
+                        file.add(members, cost)
+                share.advance(len(run))
+            # each mostly waits for the disk: together they wait once
+            for step in (_TargetShard.close, _TargetShard.record):
+                for _ in in_parallel(step, files):
+                    pass
         return job.shard.name
 
-    def _encode(
-        self, samples: _SourceShard, number: int, qualities: tuple[int, ...], measured: bool
+    def _encode(self, samples: _SourceShard, job: ShardJob, numbers: range) -> list[list[_Encoded]]:
+        """Some neighbouring samples, each at every quality."""
+        return [
+            self._encode_one(
+                f"{samples.path}: sample '{place.key}'",
+                place,
+                members,
+                job.qualities,
+                job.measured is None or number in job.measured,
+            )
+            for number, place, members in samples.read(numbers)
+        ]
+
+    def _encode_one(
+        self,
+        where: str,
+        place: Location,
+        members: dict[str, memoryview],
+        qualities: tuple[int, ...],
+        measured: bool,
     ) -> list[_Encoded]:
-        place, members = samples.read(number)
-        where = f"{samples.path}: sample '{place.key}'"
         try:
             image = decode_image(members[place.extension], place.extension)
             metadata = json.loads(bytes(members["json"]))
@@ -145,6 +165,39 @@ class _MetadataTexts:
         return f'{self._before}"num_bytes":{num_bytes},"quality":{quality}{self._after}'.encode("ascii")
 
 
+class _TargetShard:
+    """One shard being made: its tar, its index, and last its record of what the images cost."""
+
+    def __init__(self, path: AnyPath, split: str) -> None:
+        self._path = path
+        self._split = split
+        self._costs: list[Cost] = []
+        self._open = ExitStack()
+        self._writer = self._open.enter_context(open_shard(path))
+
+    def __enter__(self) -> _TargetShard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what is not complete."""
+        self._open.__exit__(kind, error, trace)
+
+    def add(self, members: dict[str, bytes], cost: Cost) -> None:
+        """Append one sample."""
+        self._writer.add(cost.key, members)
+        self._costs.append(cost)
+
+    def close(self) -> None:
+        """Bring the tar and its index to disk."""
+        self._open.close()
+
+    def record(self) -> None:
+        """Say that the shard is finished."""
+        write_part(self._path, self._writer.entry(self._path.name, self._split), self._costs)
+
+
 class _SourceShard:
     """Reads samples of a shard by number, from any thread.
 
@@ -168,18 +221,36 @@ class _SourceShard:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
-    def read(self, number: int) -> tuple[Location, dict[str, memoryview]]:
-        """The members of one sample, read at once (they stand together)."""
-        place = self._places[number]
-        for extension in ("cls", "json"):
-            if extension not in place.members:
-                raise DataError(
-                    f"{self.path}: sample '{place.key}' has no '{extension}'; pack the dataset again"
-                )
-        start = min(offset for offset, _ in place.members.values())
-        end = max(offset + num_bytes for offset, num_bytes in place.members.values())
+    def runs(self) -> Iterator[range]:
+        """The numbers of all samples, in order, in runs of about `_RUN_BYTES`: a thread is called once for each."""
+        first = num_bytes = 0
+        for number, place in enumerate(self._places):
+            num_bytes += sum(size for _, size in place.members.values())
+            if num_bytes >= _RUN_BYTES or number - first + 1 >= _RUN_SAMPLES:
+                yield range(first, number + 1)
+                first, num_bytes = number + 1, 0
+        if first < len(self._places):
+            yield range(first, len(self._places))
+
+    def read(self, numbers: range) -> Iterator[tuple[int, Location, dict[str, memoryview]]]:
+        """The number, place and members of each of some neighbouring samples, read at once."""
+        places = [self._places[number] for number in numbers]
+        for place in places:
+            for extension in COMPANIONS:
+                if extension not in place.members:
+                    raise DataError(
+                        f"{self.path}: sample '{place.key}' has no '{extension}'; pack the dataset again"
+                    )
+        spans = [span for place in places for span in place.members.values()]
+        start = min(offset for offset, _ in spans)
+        end = max(offset + num_bytes for offset, num_bytes in spans)
         data = memoryview(os.pread(self._descriptor, end - start, start))
-        return place, {
-            extension: data[offset - start : offset - start + num_bytes]
-            for extension, (offset, num_bytes) in place.members.items()
-        }
+        for number, place in zip(numbers, places, strict=True):
+            yield (
+                number,
+                place,
+                {
+                    extension: data[offset - start : offset - start + num_bytes]
+                    for extension, (offset, num_bytes) in place.members.items()
+                },
+            )

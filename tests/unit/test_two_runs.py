@@ -137,6 +137,8 @@ def test_reencoding_accepts_what_another_run_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pack(photo_folder, data_dir, PACKING, engine=OneByOne())
+    # one quality after another, so that the other run comes between two of them
+    monkeypatch.setattr(reencoding_shard, "in_parallel", map)
     before_the_part(
         reencoding_shard, number, lambda: reencode(data_dir, REENCODING, engine=OneByOne()), monkeypatch
     )
