@@ -19,7 +19,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-from throughput import table
+from tables import table
 
 from limla.benchmarking.machine import describe_machine
 from limla.files import write_bytes, write_json

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from throughput import machine_line, table, write_page
+from tables import machine_line, table
+from throughput import write_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from compare import DALI_AS_DOCUMENTED, LIMLA_DALI, WEBDATASET_PIL
+from goals import goals_table
+from tables import machine_line, ratio_row, table
 
 from limla.benchmarking.comparisons import (
     DECODE_LIMIT,
     LIMLA_ATTACKS,
-    LIMLA_CPU,
-    REENCODE,
     REENCODE_LIMIT,
     REENCODE_SHARED_LIMIT,
     TORCHATTACKS,
 )
 
-MAX_REENCODE_MB = 250
-FLAT = 1.05
-"""The largest ratio of peak memories, 20 times the images to once, that counts as flat."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A ratio that the issue asks for: contender over reference in one benchmark.
-
-    Without `required` and `aim` nothing is asked for: the ratio is shown where it was measured.
-    """
-
-    benchmark: str
-    contender: str
-    part: str
-    reference: str
-    required: float | None = None
-    aim: float | None = None
-
-
-GOALS = (
-    Goal("reencode", REENCODE, "", REENCODE_LIMIT, 0.90, 0.95),  # the issue's limit: encodes of RGB
-    Goal("load", LIMLA_CPU, "", DECODE_LIMIT, 0.58, 0.85),
-    Goal("load", LIMLA_CPU, "", WEBDATASET_PIL, 3.0, 4.5),
-    Goal("load", LIMLA_CPU, "", LIMLA_DALI, 2.2, 3.5),
-    Goal("load", LIMLA_CPU, "", DALI_AS_DOCUMENTED),
-    Goal("evaluate", LIMLA_ATTACKS, "pgd", TORCHATTACKS, 3.5, 5.0),
-)
 _TITLES = {
     "reencode": "Re-encode",
     "load": "Load",
@@ -58,29 +29,11 @@ _TITLES = {
 }
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A markdown table."""
-    head = list(head)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def machine_line(data: dict[str, Any]) -> str:
-    """The machine, the versions and the date of a JSON record."""
-    machine = data["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    system = f"{machine['system']}, " if "system" in machine else ""
-    return (
-        f"{machine['cpu']}, {machine['num_cores']} cores, {machine['memory_gib']} GiB, {system}"
-        f"Python {machine['python']}; {versions}; {machine['date']}"
-    )
-
-
 def write_page(results: Path, docs: Path) -> None:
     """Write docs/benchmarks.md, and docs/benchmarks.svg where there is something to draw."""
     found = {name: _read(results / f"{name}.json") for name in _TITLES}
     measured = {name: data for name, data in found.items() if data is not None}
-    parts = ["# Benchmarks", _INTRODUCTION, "## Asked for and reached", _goals(measured)]
+    parts = ["# Benchmarks", _INTRODUCTION, "## Asked for and reached", goals_table(measured)]
     if {"reencode", "load", "evaluate"} <= measured.keys():
         _draw(measured, docs / "benchmarks.svg")
         parts.append("![Images per second of limla, its limits and its peers](benchmarks.svg)")
@@ -123,79 +76,6 @@ def _heading(data: dict[str, Any]) -> list[str]:
     return [f"{data['what']}.", f"```\n{data['command']}\n```", f"{machine_line(data)}."]
 
 
-def _ratio(data: dict[str, Any], contender: str, part: str, reference: str) -> dict[str, Any] | None:
-    for row in data["ratios"]:
-        if (row["contender"], row["part"], row["reference"]) == (contender, part, reference):
-            return row
-    return None
-
-
-def _verdict(value: float, goal: Goal) -> str:
-    if goal.required is None or goal.aim is None:
-        return ""
-    return (
-        "aim reached"
-        if value >= goal.aim
-        else "required reached"
-        if value >= goal.required
-        else "**not reached**"
-    )
-
-
-def _goals(measured: dict[str, dict[str, Any]]) -> str:
-    rows: list[list[str]] = []
-    for goal in GOALS:
-        data = measured.get(goal.benchmark)
-        ratio = data and _ratio(data, goal.contender, goal.part, goal.reference)
-        if ratio is None and goal.required is None:
-            continue
-        what = f"{goal.contender}{f', {goal.part.upper()}' if goal.part else ''}"
-        bounds = ("–" if bound is None else f"≥ {bound:g}" for bound in (goal.required, goal.aim))
-        wanted = [what, goal.reference, *bounds]
-        shown = (
-            [
-                f"**{ratio['median']:.2f}** ({ratio['low']:.2f}–{ratio['high']:.2f})",
-                _verdict(ratio["median"], goal),
-            ]
-            if ratio
-            else ["–", "not measured yet"]
-        )
-        rows.append(wanted + shown)
-    rows += [_memory_goal(measured.get("reencode")), *_growth_goals(measured.get("growth"))]
-    return table(["", "against", "required", "aim", "measured", ""], rows)
-
-
-def _memory_goal(data: dict[str, Any] | None) -> list[str]:
-    wanted = ["peak memory of re-encoding", "–", f"< {MAX_REENCODE_MB} MB", "–"]
-    if data is None:
-        return [*wanted, "–", "not measured yet"]
-    peak = next(row for row in data["contenders"] if row["contender"] == REENCODE)["peak_memory_mb"]
-    if peak is None:
-        return [*wanted, "–", "not to be measured on this kernel"]
-    reached = "required reached" if peak < MAX_REENCODE_MB else "**not reached**"
-    return [*wanted, f"**{peak:.0f} MB** at {data['settings']['threads']} threads", reached]
-
-
-def _growth_goals(data: dict[str, Any] | None) -> list[list[str]]:
-    rows: list[list[str]] = []
-    for row in data["growth"] if data else ():
-        if row["peak_memory_ratio"] is None:
-            continue
-        few, many = row["num_images"][0], row["num_images"][-1]
-        flat = "flat" if row["peak_memory_ratio"] <= FLAT else "**grows**"
-        rows.append(
-            [
-                f"peak memory of {row['stage']}, {many:,} images",
-                f"{few:,} images",
-                f"≤ {FLAT:g}",
-                "–",
-                f"**{row['peak_memory_ratio']:.2f}**",
-                flat,
-            ]
-        )
-    return rows
-
-
 def _mb(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f}"
 
@@ -219,7 +99,7 @@ def _contenders(data: dict[str, Any], references: Sequence[str]) -> list[str]:
     ]
     body: list[list[str]] = []
     for row in data["contenders"]:
-        ratios = [_ratio(data, row["contender"], row["part"], name) for name in shown]
+        ratios = [ratio_row(data, row["contender"], row["part"], name) for name in shown]
         body.append(
             [
                 _title(row),
