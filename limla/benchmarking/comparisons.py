@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,9 +19,11 @@ from limla.benchmarking.data import (
     repeated,
     write_shards,
 )
+from limla.benchmarking.folders import temporary_folder
 from limla.benchmarking.harness import Comparison, Contender, compare
 from limla.benchmarking.machine import usable_cores
 from limla.errors import SettingsError
+from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
 from limla.registry import LOADERS
 
@@ -75,8 +76,8 @@ def workplace(photos: Sequence[Photo], num_images: int, shard_samples: int) -> I
     """Pack `num_images` images (the photos, repeated if need be) into a temporary folder."""
     if num_images < 1:
         raise SettingsError(f"{num_images} images: choose at least 1")
-    with tempfile.TemporaryDirectory(prefix="limla-bench-") as folder:
-        place = Workplace(Path(folder), num_images, min(len(photos), num_images))
+    with temporary_folder() as folder:
+        place = Workplace(folder, num_images, min(len(photos), num_images))
         write_shards(place.data_dir, repeated(photos, num_images), shard_samples)
         yield place
 
@@ -188,7 +189,8 @@ class BenchSettings:
         stages: some of `STAGES`.
         photos: a folder of JPEGs; None for none.
         min_side: leave out photos whose longer side is shorter, in pixels; speeds depend on it.
-        data_dir: a packed dataset, whose originals are used; None for none. Without either, photos are generated.
+        data_dir: a packed dataset, here or in an object store, whose originals are used; None for none. Without
+            either, photos are generated.
         num_images: images that are re-encoded and loaded, the first ones, repeated if there are fewer.
         rounds: timed passes of each contender.
         model: evaluated, untrained (its speed does not depend on its weights).
@@ -201,9 +203,9 @@ class BenchSettings:
     stages: tuple[str, ...] = STAGES
     photos: Path | None = None
     min_side: int = 0
-    data_dir: Path | None = None
+    data_dir: AnyPath | None = None
     num_images: int = 256
-    rounds: int = 2
+    rounds: int = 3
     model: str = "mobilenet_v2"
     image_size: int = 224
     batch_size: int = 32

@@ -13,7 +13,8 @@ import numpy as np
 from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError
-from limla.manifest import SOURCE, Manifest, read_manifest
+from limla.manifest import SOURCE, Manifest, local_shard, read_manifest
+from limla.paths import AnyPath
 from limla.shard_reader import ShardReader
 from limla.shards import ShardEntry, open_shard, shard_name
 from limla.types import Image
@@ -62,14 +63,18 @@ def photos_of_folder(folder: Path, max_images: int, min_side: int = 0) -> list[P
     return found
 
 
-def photos_of_shards(data_dir: Path, max_images: int) -> list[Photo]:
-    """The first images of a dataset's packed originals. Raises `DataError` where there are none."""
+def photos_of_shards(data_dir: AnyPath, max_images: int) -> list[Photo]:
+    """The first images of a dataset's packed originals, here or in an object store.
+
+    Raises `DataError` where there are none, or a shard is missing or damaged.
+    """
     manifest = read_manifest(data_dir / SOURCE)
     found: list[Photo] = []
     for shard in manifest.shards:
         if len(found) >= max_images:
             break
-        with ShardReader(data_dir / SOURCE / shard.name) as reader:
+        path = data_dir / SOURCE / shard.name
+        with local_shard(data_dir / SOURCE, shard) as copy, ShardReader(path, copy) as reader:
             for sample in itertools.islice(reader, max_images - len(found)):
                 height, width = sample.metadata["height"], sample.metadata["width"]
                 found.append(Photo(bytes(sample.image), sample.extension, height, width))

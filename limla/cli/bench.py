@@ -10,11 +10,12 @@ import click
 
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
-from limla.cli.paths import LocalPath
+from limla.cli.paths import DataFolder, LocalPath
 from limla.errors import SettingsError
 
 if TYPE_CHECKING:
     from limla.benchmarking import BenchSettings, Comparison
+    from limla.benchmarking.harness import ContenderRow
 
 _FOLDER = LocalPath(file_okay=False)
 _COUNT = click.IntRange(1)
@@ -25,7 +26,9 @@ class _BenchCommand(LimlaCommand):
 
 
 @click.command("bench", short_help="Images/s of each stage on this machine.", cls=_BenchCommand)
-@click.option("--data-dir", type=_FOLDER, help="Packed shards to measure on; only their originals are read.")
+@click.option(
+    "--data-dir", type=DataFolder(), help="Packed shards to measure on; only their originals are read."
+)
 @click.option("--photos", type=_FOLDER, help="A folder of JPEGs to measure on. [default: generated photos]")
 @click.option(
     "--min-side",
@@ -58,9 +61,9 @@ class _BenchCommand(LimlaCommand):
 @click.option(
     "--rounds",
     type=_COUNT,
-    default=2,
+    default=3,
     show_default=True,
-    help="Timed passes of each contender, in turn.",
+    help="Timed passes of each contender, in turn; more make the ratios surer.",
 )
 @click.option("--model", default="mobilenet_v2", show_default=True, help="The model, with untrained weights.")
 @click.option(
@@ -75,8 +78,9 @@ class _BenchCommand(LimlaCommand):
 def bench(output: Path | None, stages: str, **options: Any) -> None:
     """Measure the stages in turn, each pass in a fresh process, on your images and your machine.
 
-    Everything is done in a temporary folder; your photos and shards are only read. A ratio is the median of those
-    within each round, so other work on the machine disturbs it less than the speeds.
+    Everything is done in a temporary folder; your photos and shards are only read (DATA_DIR may be a URL, as
+    s3://bucket/photos). A ratio is the median of those within each round, so other work on the machine disturbs it less
+    than the speeds.
     """
     from limla.benchmarking import BenchSettings
     from limla.benchmarking import bench as measure
@@ -88,12 +92,13 @@ def bench(output: Path | None, stages: str, **options: Any) -> None:
     found = measure(settings, ConsoleProgress())
     for stage, comparison in found.items():
         click.echo(f"\n{_TITLES[stage]}")
-        for line in _table(comparison):
+        for line in _table(stage, comparison, settings.rounds):
             click.echo(line)
     if output is not None:
         _write(output, settings, found)
 
 
+_PLAIN = (int, str, tuple, type(None))
 _TITLES = {
     "reencode": "Re-encode at 7 JPEG qualities",
     "load": "Load to float32 batches",
@@ -102,24 +107,10 @@ _TITLES = {
 }
 
 
-def _table(comparison: Comparison) -> list[str]:
-    """One line per contender and part: speed, memory, and its ratio to the reference."""
-    ratios = {(row.contender, row.part): row for row in comparison.ratios}
-    lines = [("", "images/s", "first pass", "CPU ms/image", "first batch s", "peak MB", "ratio", "range")]
-    for row in comparison.contenders:
-        ratio = ratios.get((row.contender, row.part))
-        lines.append(
-            (
-                f"{row.contender}{f', {row.part}' if row.part else ''}",
-                f"{row.images_per_s:.1f}",
-                "–" if row.first_pass_images_per_s is None else f"{row.first_pass_images_per_s:.1f}",
-                f"{row.cpu_ms_per_image:.2f}",
-                f"{row.first_batch_s:.2f}",
-                "–" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}",
-                "" if ratio is None else f"{ratio.median:.2f}",
-                "" if ratio is None else f"{ratio.low:.2f}–{ratio.high:.2f}",
-            )
-        )
+def _table(stage: str, comparison: Comparison, rounds: int) -> list[str]:
+    """One line per contender and part: speed, memory, and its ratio to the reference; then what explains them."""
+    columns = _columns(stage, comparison)
+    lines = [("", *columns), *zip(map(_name, comparison.contenders), *columns.values(), strict=True)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
         "  ".join(
@@ -133,8 +124,45 @@ def _table(comparison: Comparison) -> list[str]:
     shown += [f"{name}: skipped, {reason}" for name, reason in comparison.skipped.items()]
     if comparison.ratios:
         references = ", ".join(dict.fromkeys(row.reference for row in comparison.ratios))
-        shown.append(f"ratio: images/s over those of: {references}")
+        shown.append(f"ratio: images/s over those of {references}; {_of_rounds(rounds)}")
     return shown + [_split(row.seconds, row.facts) for row in comparison.passes if "waiting" in row.facts][-1:]
+
+
+def _columns(stage: str, comparison: Comparison) -> dict[str, list[str]]:
+    """Head → a cell for each contender's part; a column that says nothing is left out."""
+    rows = comparison.contenders
+    ratios = [
+        next((one for one in comparison.ratios if (one.contender, one.part) == (row.contender, row.part)), None)
+        for row in rows
+    ]
+    columns = {
+        "images/s": [f"{row.images_per_s:.1f}" for row in rows],
+        "first pass": [_first_pass(row) for row in rows],
+        "CPU ms/image": [f"{row.cpu_ms_per_image:.2f}" for row in rows],
+        # the other stages give no batches, or begin with one of another kind
+        "first batch s": [f"{row.first_batch_s:.2f}" if stage == "load" else "" for row in rows],
+        "peak MB": ["" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.0f}" for row in rows],
+        "ratio": ["" if one is None else f"{one.median:.2f}" for one in ratios],
+        "range": ["" if one is None else f"{one.low:.2f}–{one.high:.2f}" for one in ratios],
+    }
+    return {head: [cell or "–" for cell in cells] for head, cells in columns.items() if any(cells)}
+
+
+def _name(row: ContenderRow) -> str:
+    return f"{row.contender}, {row.part}" if row.part else row.contender
+
+
+def _first_pass(row: ContenderRow) -> str:
+    """Of the process; empty where the timed pass is the first, or the first one leaves the part out."""
+    first = row.first_pass_images_per_s
+    return "" if first is None or first == row.images_per_s else f"{first:.1f}"
+
+
+def _of_rounds(rounds: int) -> str:
+    hint = "more (--rounds) make it surer"
+    if rounds == 1:
+        return f"of one round: {hint}"
+    return f"{'mean of 2' if rounds == 2 else f'median of {rounds}'} rounds and their range: {hint}"
 
 
 def _split(seconds: float, facts: dict[str, Any]) -> str:
@@ -152,7 +180,7 @@ def _write(output: Path, settings: BenchSettings, found: dict[str, Comparison]) 
     from limla.benchmarking import as_record
     from limla.files import write_json
 
-    shown = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    shown = {name: value if isinstance(value, _PLAIN) else str(value) for name, value in vars(settings).items()}
     command = " ".join(["limla", *sys.argv[1:]])
     write_json(
         output,

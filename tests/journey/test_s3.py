@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from limla.benchmarking.data import photos_of_shards
 from limla.cli import limla
 from limla.files import atomic_open
 from limla.manifest import list_variants
@@ -69,6 +70,15 @@ def test_pack_and_reencode_write_the_same_bytes(local: Path, remote: AnyPath) ->
     assert len([name for name in expected if name.endswith(".tar")]) > 9
     assert sorted(found) == sorted(expected)
     assert found == expected
+
+
+def test_benchmarks_measure_on_the_same_images(local: Path, remote: AnyPath) -> None:
+    expected = photos_of_shards(local, 10)
+    assert len(expected) == 10
+    assert photos_of_shards(remote, 10) == expected
+    done = type_in("bench", "--data-dir", remote / "nowhere", "--images", 2)
+    assert done.exit_code == 2
+    assert f"{remote}/nowhere/source: no such shard folder" in done.output
 
 
 def test_nothing_is_left_in_the_making(store: Store, remote: AnyPath) -> None:

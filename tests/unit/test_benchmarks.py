@@ -6,8 +6,10 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +21,8 @@ from click.testing import CliRunner
 
 from limla.benchmarking import STAGES, BenchSettings, Comparison, Contender, bench, checks, comparisons
 from limla.benchmarking.data import generated_photos, photos_of_folder
-from limla.benchmarking.harness import ContenderRow, PassRow, as_record, compare
+from limla.benchmarking.folders import temporary_folder
+from limla.benchmarking.harness import ContenderRow, PassRow, RatioRow, as_record, compare
 from limla.benchmarking.machine import describe_machine
 from limla.benchmarking.memory import MemorySampler, tree_memory
 from limla.benchmarking.passes import Steps, time_pass
@@ -308,8 +311,100 @@ def test_every_stage_of_limla_bench_does_equal_work(
     assert [row.part for row in found["evaluate"].passes] == ["clean", "fgsm", "pgd"] * 2
     (end_to_end,) = found["end-to-end"].passes
     assert 0 < end_to_end.facts["model"] < end_to_end.seconds
-    shown = "\n".join(_table(found["end-to-end"]))
-    assert "waiting for the loader" in shown
+    head, *_, last = _table("end-to-end", found["end-to-end"], 1)
+    assert "waiting for the loader" in last
+    assert "ratio" not in head
+
+
+def test_a_table_shows_only_what_says_something() -> None:
+    def row(name: str, part: str, first_pass: float | None) -> ContenderRow:
+        return ContenderRow(name, part, "", 8, 20.0, 19.0, 21.0, first_pass, 1.5, 0.25, None, None)
+
+    rows = tuple(
+        row(name, part, 10.0 if part == "clean" else None) for name in "ab" for part in ("clean", "pgd")
+    )
+    ratios = tuple(RatioRow("b", part, "a", 2.0, 1.8, 2.2, (1.8, 2.2)) for part in ("clean", "pgd"))
+    compared = Comparison(rows, ratios, (), {}, {})
+    shown = _table("evaluate", compared, 2)
+    assert shown[0].split("  ")[-1] == "range"
+    assert "first batch s" not in shown[0]  # of the first attack, whatever the line is of
+    assert "peak MB" not in shown[0]
+    assert shown[1].split() == ["a,", "clean", "20.0", "10.0", "1.50", "–", "–"]
+    assert shown[4].split() == ["b,", "pgd", "20.0", "–", "1.50", "2.00", "1.80–2.20"]
+    assert shown[5] == (
+        "ratio: images/s over those of a; mean of 2 rounds and their range: more (--rounds) make it surer"
+    )
+    assert "; median of 3 rounds and" in _table("evaluate", compared, 3)[-1]
+    alone = Comparison((row("a", "", 20.0),), (), (), {}, {})
+    assert _table("end-to-end", alone, 3)[0].split() == ["images/s", "CPU", "ms/image"]
+    assert "first batch s" in _table("load", alone, 3)[0]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_ended_benchmark_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "limla",
+        "bench",
+        "--stage",
+        "reencode",
+        "--images",
+        "500",
+        "--rounds",
+        "50",
+    ]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, process_group=0, text=True)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("limla-bench-*/photos/jpeg-q90")):  # a contender is at work
+        assert process.poll() is None
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_a_killed_benchmark_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = (
+        "import os, signal, sys, tempfile; from limla.benchmarking.folders import temporary_folder\n"
+        "with temporary_folder() as folder:\n"
+        "    (folder / 'photos').mkdir(); print(folder, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    started = [
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    folders = [Path(process.stdout.readline().strip()) for process in started if process.stdout]
+    killed, running = started
+    killed.kill()
+    killed.communicate()
+    (tmp_path / "limla-bench-without-a-mark" / "photos").mkdir(parents=True)
+    of_this_process = tmp_path / "limla-bench-unlocked"
+    of_this_process.mkdir()
+    (of_this_process / ".in-use").write_text(f"limla bench, process {os.getpid()}\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ".in-use").write_text(f"limla bench, process {killed.pid}\n")
+    (tmp_path / "limla-bench-link").symlink_to(elsewhere)
+    try:
+        with temporary_folder() as mine:
+            assert mine.is_dir()
+            left = {path for path in tmp_path.iterdir() if path not in (mine, elsewhere)}
+            names = ("limla-bench-without-a-mark", "limla-bench-unlocked", "limla-bench-link")
+            assert left == {folders[1], *(tmp_path / name for name in names)}
+            assert (elsewhere / ".in-use").exists()
+    finally:
+        running.communicate("")
+    assert running.returncode == 0
+    assert not mine.exists()
+    assert not folders[1].exists()
 
 
 def test_packed_shards_are_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
