@@ -113,18 +113,7 @@ def read_bytes(path: AnyPath) -> bytes:
 
 def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`function` of each item, in order, a few at a time: for what is mostly waiting for a store or a disk."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="limla-store") as pool:
-        try:
-            for item in items:
-                if len(waiting) >= 2 * _AT_ONCE:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(function, item))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return _ahead(function, items, num_threads=_AT_ONCE, num_ahead=2 * _AT_ONCE)
 
 
 def stream(path: UPath, num_bytes: int) -> Iterator[bytes]:
@@ -132,19 +121,25 @@ def stream(path: UPath, num_bytes: int) -> Iterator[bytes]:
 
     A shorter object gives fewer bytes; `FileNotFoundError` when there is none.
     """
-    starts = range(0, num_bytes, _RANGE_BYTES)
 
     def read(start: int) -> bytes:
         with explained(path):
             return _cat(path, start, min(start + _RANGE_BYTES, num_bytes))
 
-    waiting: deque[Future[bytes]] = deque()
-    with ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="limla-fetch") as pool:
+    return _ahead(read, range(0, num_bytes, _RANGE_BYTES), num_threads=_RANGES_AHEAD, num_ahead=_RANGES_AHEAD)
+
+
+def _ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], num_threads: int, num_ahead: int
+) -> Iterator[Result]:
+    """The results in order; at most `num_ahead` are computed, or wait to be, before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="limla-store") as pool:
         try:
-            for start in starts:
-                if len(waiting) >= _RANGES_AHEAD:
+            for item in items:
+                if len(waiting) >= num_ahead:
                     yield waiting.popleft().result()
-                waiting.append(pool.submit(read, start))
+                waiting.append(pool.submit(function, item))
             while waiting:
                 yield waiting.popleft().result()
         finally:
