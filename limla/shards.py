@@ -58,19 +58,24 @@ _GATHERED_BYTES = 1 << 18
 """Samples are gathered until they take so many bytes, then written and hashed at once."""
 _MODE_AND_OWNER = b"0000644\0" + 2 * b"0000000\0"
 _TIME = b"00000000000\0"
-_TYPE_AND_MAGIC = b"0".ljust(101, b"\0") + b"ustar\x0000"
+_TYPE_MAGIC_AND_REST = (b"0".ljust(101, b"\0") + b"ustar\x0000").ljust(356, b"\0")
 # the checksum is the sum of all header bytes with the checksum field itself taken as eight spaces
-_FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + sum(_TYPE_AND_MAGIC) + 8 * 0x20
+_FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + sum(_TYPE_MAGIC_AND_REST) + 8 * 0x20
+
+
+@functools.lru_cache(maxsize=256)
+def _header_start(name: str) -> tuple[bytes, int]:
+    """The fields before the size, and the checksum without the size."""
+    encoded = name.encode("ascii")
+    return encoded.ljust(100, b"\0") + _MODE_AND_OWNER, _FIXED_SUM + sum(encoded)
 
 
 @functools.lru_cache(maxsize=256)  # and headers of equal name and size
 def _header(name: str, num_bytes: int) -> bytes:
     """One USTAR header block: regular file, mode 0644, owner 0, mtime 0."""
-    encoded = name.encode("ascii")
+    start, checksum = _header_start(name)
     size = b"%011o\0" % num_bytes
-    checksum = b"%06o\0 " % (_FIXED_SUM + sum(encoded) + sum(size))
-    fields = (encoded.ljust(100, b"\0"), _MODE_AND_OWNER, size, _TIME, checksum, _TYPE_AND_MAGIC)
-    return b"".join(fields).ljust(BLOCK, b"\0")
+    return b"%b%b%b%06o\0 %b" % (start, size, _TIME, checksum + sum(size), _TYPE_MAGIC_AND_REST)
 
 
 @dataclass(frozen=True)

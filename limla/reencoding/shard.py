@@ -6,12 +6,14 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
+
+import numpy as np
 
 from limla.codecs.base import Codec, encode_each
 from limla.codecs.decoding import decode_image
@@ -23,7 +25,7 @@ from limla.metrics import psnr_db, ssim
 from limla.paths import AnyPath
 from limla.reencoding.variant import Cost, write_part
 from limla.shard_reader import Location, read_index
-from limla.shards import COMPANIONS, ShardEntry, open_shard
+from limla.shards import COMPANIONS, ShardEntry, check_key, open_shard
 from limla.storage import in_parallel
 from limla.types import Image
 
@@ -94,6 +96,10 @@ class ReencodeShard:
                     pass
         return job.shard.name
 
+    def prepare(self, qualities: tuple[int, ...]) -> None:
+        """Encode a small gray image: what a codec loads for its first one is then there for every thread."""
+        encode_each(self.codec, np.full((16, 16, 3), 128, np.uint8), qualities)
+
     def _encode(self, samples: _SourceShard, job: ShardJob, numbers: range) -> list[list[_Encoded]]:
         """Some neighbouring samples, each at every quality."""
         return [
@@ -121,11 +127,12 @@ class ReencodeShard:
         except ValueError as error:  # of which DataError is one
             raise DataError(f"{where}: {error}; pack the dataset again") from error
         label = bytes(members["cls"])
-        texts = _MetadataTexts(place.key, image, metadata.get("class_name"), self.codec.name)
+        height, width, _ = image.shape
+        text = metadata_text(self.codec.name, place.key, height, width, metadata.get("class_name"))
         try:
             return [
                 _Encoded(
-                    {self.codec.extension: data, "cls": label, "json": texts.at(quality, len(data))},
+                    {self.codec.extension: data, "cls": label, "json": text(quality, len(data))},
                     self._cost(place.key, image, data, measured),
                 )
                 for quality, data in zip(qualities, encode_each(self.codec, image, qualities), strict=True)
@@ -134,7 +141,7 @@ class ReencodeShard:
             raise DataError(f"{where}: {error}") from error
 
     def _cost(self, key: str, image: Image, data: bytes, measured: bool) -> Cost:
-        height, width = image.shape[:2]
+        height, width, _ = image.shape
         if not measured:
             return Cost(key, height, width, len(data), None, None)
         decoded = self.codec.decode(data)
@@ -149,20 +156,20 @@ class ReencodeShard:
         )
 
 
-class _MetadataTexts:
-    """The `json` members of one image: what its qualities have in common is written as JSON once."""
+def metadata_text(
+    codec: str, key: str, height: int, width: int, class_name: str | None
+) -> Callable[[int, int], bytes]:
+    """The `json` member of one image, given a quality and the encoded image's bytes: canonical JSON.
 
-    def __init__(self, key: str, image: Image, class_name: str | None, codec: str) -> None:
-        height, width = image.shape[:2]
-        metadata = {"key": key, "height": height, "width": width, "codec": codec, "num_bytes": 0, "quality": 0}
-        if class_name is not None:
-            metadata["class_name"] = class_name
-        # the keys are sorted, so only a number (the width) follows these two
-        self._before, found, self._after = canonical_json(metadata).rpartition('"num_bytes":0,"quality":0')
-        assert found
+    Put together from its parts, as only two numbers differ between the qualities of an image.
+    """
+    name = "" if class_name is None else f'"class_name":{_quoted(class_name)},'
+    before = f'{{{name}"codec":{_quoted(codec)},"height":{height},"key":"{check_key(key)}","num_bytes":'
+    after = f',"width":{width}}}'
+    return lambda quality, num_bytes: f'{before}{num_bytes},"quality":{quality}{after}'.encode("ascii")
 
-    def at(self, quality: int, num_bytes: int) -> bytes:
-        return f'{self._before}"num_bytes":{num_bytes},"quality":{quality}{self._after}'.encode("ascii")
+
+_quoted = functools.lru_cache(maxsize=4096)(canonical_json)
 
 
 class _TargetShard:
@@ -221,14 +228,20 @@ class _SourceShard:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
+    def _starts(self) -> Iterator[int]:
+        """Where each sample's image stands."""
+        for number in range(len(self._places)):
+            span = self._places.span(number, self._places.extension(number))
+            assert span is not None
+            yield span[0]
+
     def runs(self) -> Iterator[range]:
         """The numbers of all samples, in order, in runs of about `_RUN_BYTES`: a thread is called once for each."""
-        first = num_bytes = 0
-        for number, place in enumerate(self._places):
-            num_bytes += sum(size for _, size in place.members.values())
-            if num_bytes >= _RUN_BYTES or number - first + 1 >= _RUN_SAMPLES:
-                yield range(first, number + 1)
-                first, num_bytes = number + 1, 0
+        first, start = 0, 0
+        for number, offset in enumerate(self._starts()):
+            if number > first and (number - first >= _RUN_SAMPLES or offset - start >= _RUN_BYTES):
+                yield range(first, number)
+                first, start = number, offset
         if first < len(self._places):
             yield range(first, len(self._places))
 

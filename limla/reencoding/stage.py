@@ -23,7 +23,7 @@ from limla.registry import ENGINES
 from limla.shard_reader import read_indexes
 
 LOCK = ".reencode.lock"
-_FINISH_AT_ONCE = 8
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,24 @@ def reencode(
     for split in source.splits():
         # presence and size now, the contents as each shard comes to its turn
         verify_shards(data_dir / SOURCE, source, split, contents=False)
-    with exclusive(data_dir / LOCK, "limla reencode"):
+    # beginning and finishing a folder is mostly waiting for the disk, so the folders wait together
+    with exclusive(data_dir / LOCK, "limla reencode"), ThreadPoolExecutor(_AT_ONCE) as pool:
         variants = _variants(data_dir, settings, source)
         pending = [variant for variant in variants if not _is_complete(variant, progress)]
         for variant in variants:
             if variant not in pending:
                 variant.tidy()
-        for variant in pending:
-            variant.begin()
         jobs = _jobs(data_dir, source, pending, settings)
         work = ReencodeShard(absolute(data_dir), SOURCE, settings.build_codec())
+        if jobs:
+            pool.submit(work.prepare, settings.qualities)  # what it raises, the first image raises again
+        list(pool.map(Variant.begin, pending))
         try:
             _run(work, jobs, progress, engine or ENGINES.load(settings.engine)(settings.workers))
         finally:
             for variant in pending:
                 remove_unfinished(variant.folder)
-        # finishing is mostly waiting for the disk, so the folders wait together
-        with ThreadPoolExecutor(_FINISH_AT_ONCE) as pool:
-            list(pool.map(lambda variant: variant.finish(source), pending))
+        list(pool.map(lambda variant: variant.finish(source), pending))
     if not pending:
         names = ", ".join(variant.folder.name for variant in variants)
         progress.say(f"nothing to do: {names} {'is' if len(variants) == 1 else 'are'} complete")

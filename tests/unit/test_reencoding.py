@@ -17,9 +17,11 @@ from limla.cli.options import parse_measure, parse_qualities
 from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import JpegCodec
 from limla.errors import SettingsError, UnknownNameError
+from limla.files import canonical_json
 from limla.manifest import list_variants, read_manifest, verify_shards
 from limla.metrics import psnr_db, ssim
 from limla.reencoding import ReencodeSettings, reencode
+from limla.reencoding import shard as reencoding_shard
 from limla.results import ENCODING_SCHEMA, read_encodings
 from limla.shard_reader import ShardReader
 from tests.listening import Listening
@@ -242,3 +244,22 @@ def test_no_thread_is_left(fresh: Path) -> None:
     before = set(threading.enumerate())  # other tests' uploads share threads that stay
     reencode(fresh, SETTINGS)
     assert not [thread.name for thread in set(threading.enumerate()) - before]
+
+
+@pytest.mark.parametrize(("run_bytes", "run_samples"), [(1, 64), (1 << 30, 64), (1 << 30, 3)])
+def test_bytes_do_not_depend_on_how_many_images_are_handed_out_together(
+    fresh: Path, reference: Path, run_bytes: int, run_samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reencoding_shard, "_RUN_BYTES", run_bytes)
+    monkeypatch.setattr(reencoding_shard, "_RUN_SAMPLES", run_samples)
+    reencode(fresh, SETTINGS)
+    assert hashes(fresh) == hashes(reference)
+
+
+@pytest.mark.parametrize("class_name", [None, "cat", 'ä "quoted" \\'])
+def test_metadata_is_canonical_json(class_name: str | None) -> None:
+    metadata = {"key": "c/a-1", "height": 3, "width": 50, "codec": "jpeg", "quality": 7, "num_bytes": 1234}
+    if class_name is not None:
+        metadata["class_name"] = class_name
+    text = reencoding_shard.metadata_text("jpeg", "c/a-1", 3, 50, class_name)
+    assert text(7, 1234) == canonical_json(metadata).encode()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limla import shards
 from limla.errors import DataError
 from limla.shard_reader import ShardReader, read_index
 from limla.shards import MAX_KEY_LENGTH, check_key, index_path, open_shard, shard_name
@@ -59,6 +60,17 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, image
     assert index_path(again).read_bytes() == index_path(path).read_bytes()
 
 
+def test_bytes_do_not_depend_on_how_much_is_written_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [(f"c/{number}", bytes([number]) * 700 * number) for number in range(9)]
+    whole = write(tmp_path / "whole.tar", *samples)
+    monkeypatch.setattr(shards, "_GATHERED_BYTES", 3000)
+    in_pieces = write(tmp_path / "pieces.tar", *samples)
+    assert in_pieces.read_bytes() == whole.read_bytes()
+    assert index_path(in_pieces).read_bytes() == index_path(whole).read_bytes()
+
+
 def test_plain_ustar_with_nothing_that_varies(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", ("k" * MAX_KEY_LENGTH, b"image"), ("b", b""))
     with tarfile.open(path) as tar:
@@ -73,14 +85,16 @@ def test_plain_ustar_with_nothing_that_varies(tmp_path: Path) -> None:
     assert path.stat().st_size == 512 * (len(members) + data_blocks + 2)
 
 
-def test_the_entry_describes_the_file(tmp_path: Path) -> None:
+def test_the_entry_describes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
+    monkeypatch.setattr(shards, "_GATHERED_BYTES", 3000)
     path = tmp_path / shard_name("val", 3)
     with open_shard(path) as writer:
-        writer.add("a", {"jpg": b"1", "cls": b"0"})
+        for key in "abc":
+            writer.add(key, {"jpg": 1000 * key.encode(), "cls": b"0"})
     entry = writer.entry(path.name, "val")
-    assert (entry.name, entry.split, entry.num_samples) == ("val-000003.tar", "val", 1)
+    assert (entry.name, entry.split, entry.num_samples) == ("val-000003.tar", "val", 3)
     assert entry.num_bytes == path.stat().st_size
     assert entry.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
