@@ -491,6 +491,19 @@ def test_every_contender_of_reencoding_made_the_same_files(measured: Path) -> No
     assert len(bytes_over["Pillow to loose files"]) == 7
 
 
+def test_spdl_without_ffmpeg_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    spdl_io = pytest.importorskip("spdl.io")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import peers  # type: ignore[import-not-found]
+
+    def no_ffmpeg() -> None:
+        raise RuntimeError("Failed to import FFmpeg binding")
+
+    monkeypatch.setitem(vars(spdl_io), "demux_config", no_ffmpeg)
+    with pytest.raises(MissingDependencyError, match="apt install --no-install-recommends ffmpeg"):
+        next(peers.spdl("nowhere", 1, 1, False))
+
+
 def test_every_contender_of_loading_gave_the_same_pictures(measured: Path) -> None:
     found = _record(measured, "load")
     names = {row["contender"] for row in found["contenders"]}
