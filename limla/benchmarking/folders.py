@@ -51,9 +51,20 @@ def _remove_if_stale(folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         text = _MARK_TEXT.fullmatch(os.read(descriptor, 100))
         if text and not _runs(int(text[1])) and is_at(descriptor, folder / _MARK):
-            shutil.rmtree(folder)
+            _remove(folder)
     finally:
         os.close(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """The mark last: what cannot be removed now, as something is still written there, is another time."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _MARK:
+            path.unlink()
+    (folder / _MARK).unlink()
+    folder.rmdir()
 
 
 def _runs(process: int) -> bool:

@@ -13,7 +13,9 @@ import importlib
 import json
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
@@ -101,6 +103,7 @@ def serve() -> None:
     The job: {"work": "module:function", "arguments", "warm_up": arguments of the untimed pass or None,
     "measure": False for the untimed pass alone}.
     """
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not stand among the answers
     job = json.loads(sys.stdin.read())
@@ -118,3 +121,10 @@ def serve() -> None:
             answer(asdict(time_pass(work, job["arguments"])))
     except MissingDependencyError as error:
         answer({"unavailable": str(error)})
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process and all that it started when the one that measures is gone: nobody removes what they write."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(os.getpid(), signal.SIGKILL)
