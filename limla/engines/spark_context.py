@@ -15,7 +15,7 @@ import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyspark
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
@@ -91,7 +91,7 @@ def start_java() -> None:
 
     It ends when this process does. Raises `MissingDependencyError` where it does not start.
     """
-    if SparkContext._gateway is not None:
+    if SparkContext._gateway is not None and not _has_ended(SparkContext._gateway):
         return
     with _open_log() as log:
         start = log.seek(0, os.SEEK_END)
@@ -104,6 +104,12 @@ def start_java() -> None:
     _log_quietly()
     # where pyspark keeps its own
     SparkContext._gateway, SparkContext._jvm = gateway, gateway.jvm
+
+
+def _has_ended(gateway: Any) -> bool:
+    """Whether Java was started by this process, and is gone."""
+    process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
+    return process is not None and process.poll() is not None
 
 
 def end_java() -> None:
@@ -141,9 +147,14 @@ class _NotOfPy4j(logging.Filter):
 
 
 def stop_context(context: SparkContext) -> None:
-    """End a context of ours; nothing is wrong when it has ended by itself."""
-    with suppress(Py4JError, OSError):
-        context.stop()
+    """End a context of ours; nothing is wrong when it, or Java, has ended by itself."""
+    try:
+        with suppress(Py4JError, OSError):
+            context.stop()
+    finally:
+        # pyspark leaves a context in its place that it cannot reach to stop
+        if SparkContext._active_spark_context is context:
+            SparkContext._active_spark_context = None
 
 
 def _open_log() -> IO[bytes]:

@@ -230,19 +230,29 @@ def test_ctrl_c_is_one_line_and_ends_it_quickly(
 
 @needs_java
 @pytest.mark.slow
-def test_a_killed_java_is_one_line(
-    expected: Path, tmp_path: Path, run: Callable[..., subprocess.Popen[str]]
-) -> None:
-    data_dir = tmp_path / "pets"
-    shutil.copytree(expected / "source", data_dir / "source")
-    process = run("reencode", data_dir, *CODING, "--engine", "spark", "--master", "local[2]", TMPDIR=tmp_path)
-    wait_for(lambda: list(data_dir.glob("jpeg-q50/*.tar.*.limla-tmp")), process)
-    (java,) = [number for number, line in family(process).items() if "/bin/java" in line]
-    os.kill(java, signal.SIGKILL)
-    _, error = ended(process, code=1)
-    (line,) = [line for line in error.splitlines() if line.startswith("Error")]
-    assert "the Java process that runs Spark here has ended" in line
-    assert line.endswith("run this command again to go on")
+def test_a_killed_java_is_one_error_and_the_next_map_starts_another(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pyspark import SparkContext\n"
+        "from limla.engines.spark import SparkEngine; from tests.contracts.test_engines import Squares\n"
+        "engine = SparkEngine(master='local[1]')\n"
+        "results = engine.map(Squares(seconds=0.01), [2, 900, 900])\n"
+        "print(next(results)); os.kill(SparkContext._gateway.proc.pid, signal.SIGKILL)\n"
+        "try:\n"
+        "    list(results)\n"
+        "except ChildProcessError as error:\n"
+        "    print(error)\n"
+        "print(list(engine.map(Squares(), [3])))"
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": root},
+    )  # fmt: skip
+    first, error, last = done.stdout.splitlines()
+    assert first == "(2, 1)"
+    assert "the Java process that runs Spark here has ended" in error
+    assert last == "[(3, 5)]"
+    assert done.stderr == ""
 
 
 @needs_java
