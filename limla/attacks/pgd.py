@@ -62,5 +62,5 @@ class Pgd(Attack):
             loss = nn.functional.cross_entropy(victim(adversarial), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, adversarial)
             step = torch.add(adversarial.detach(), gradient.sign_(), alpha=self.alpha)
-            adversarial = torch.minimum(torch.maximum(step, lowest), highest)
+            adversarial = step.clamp_(lowest, highest)
         return adversarial

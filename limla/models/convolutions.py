@@ -1,9 +1,10 @@
-"""A convolution with fixed weights and its activation as one step, for attacks and predictions on the CPU.
+"""Convolutions with fixed weights, their activations and the convolutions behind them as one step, on the CPU.
 
-Only the gradient of the images is ever wanted. For a stride of 1 it is itself a convolution, with the weights
-transposed and turned round, and oneDNN's forward kernels are much faster than its backward ones where the
-layers are narrow or depthwise. The activation is applied while the result is in cache, and is undone from the
-result, so the values before it are never stored.
+Only the gradient of the images is ever wanted. It is itself a convolution, with the weights transposed and turned
+round, and oneDNN's forward kernels are much faster than its backward ones where the layers are narrow, depthwise or
+strided. An activation is applied while the result is in cache, and undone from the result, in the memory of a gradient
+that nobody else holds. Where maps are large, a chain of convolutions is computed image by image, so that what
+one writes is still in cache when the next reads it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from limla.models.turning import PackedWeight, convolve, turned_convolution
+
 ACTIVATIONS = (nn.ReLU, nn.ReLU6)
 """Layers that a convolution can take over; what they let through can be told from their result."""
 
+CACHED_BYTES = 1 << 20
+"""A chain with more bytes than this in the largest map of an image is computed image by image: a core's cache."""
+
 
 class FrozenConv2d(nn.Conv2d):
-    """The same convolution, and after it the activation that stood behind it; float32, channels-last, CPU.
+    """The same convolution, the activation that stood behind it, and then `followers`; float32, channels-last, CPU.
 
     Under autocast, for other types, and when its own weights want gradients, it computes as `nn.Conv2d`.
     Gradients can be taken once, not of gradients.
+
+    Attributes:
+        activation: of `ACTIVATIONS`, or None.
+        followers: convolutions that are all that reads the result of the one before; without followers themselves.
     """
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
@@ -30,24 +40,13 @@ class FrozenConv2d(nn.Conv2d):
         # every attribute and the very same parameters: a stranger's code may read them
         self.__dict__.update(conv.__dict__)
         self._parameters = dict(conv._parameters)
+        self._modules = {}
         self.activation = activation
-        depth, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
-        height, width = conv.kernel_size
-        turned = conv.weight.detach().reshape(conv.groups, outputs, depth, height, width).transpose(1, 2)
-        turned = turned.reshape(conv.in_channels, outputs, height, width).flip(2, 3)
-        turned_padding = [
-            dilation * (size - 1) - int(padding)
-            for dilation, size, padding in zip(conv.dilation, conv.kernel_size, conv.padding, strict=True)
-        ]
-        depthwise = conv.groups == conv.in_channels == conv.out_channels
-        turns = min(turned_padding) >= 0 and (conv.stride == (1, 1) or depthwise)
-        self._turned_padding = turned_padding if turns else None
-        # a parameter, so that copies share it
-        self.turned_weight = (
-            nn.Parameter(turned.contiguous(memory_format=torch.channels_last), requires_grad=False)
-            if turns
-            else None
-        )
+        self.followers = nn.ModuleList()
+        self._limits = [0.0, 6.0] if isinstance(activation, nn.ReLU6) else []
+        self._kind = {None: "none", nn.ReLU: "relu", nn.ReLU6: "hardtanh"}[activation and type(activation)]
+        self._packed = PackedWeight(conv.weight, conv.groups)
+        self._turned = turned_convolution(conv)
 
     @staticmethod
     def suits(conv: nn.Module) -> bool:
@@ -60,102 +59,114 @@ class FrozenConv2d(nn.Conv2d):
         )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """(N, C, H, W) → (N, C', H', W'), as the convolution and its activation."""
+        """(N, C, H, W) → (N, C', H', W'), as the convolutions and their activations."""
+        chain = self._chain()
         usual = (
             input.ndim != 4
             or input.dtype != torch.float32
             or not input.is_cpu
             or input.numel() == 0
-            or self.weight.requires_grad
+            or any(layer.weight.requires_grad for layer in chain)
             or torch.is_autocast_enabled("cpu")
         )
         if usual:
-            result = super().forward(input)
-            return result if self.activation is None else self.activation(result)
+            return self._forward_usual(input, chain)
         images = input.contiguous(memory_format=torch.channels_last)
         if torch.is_grad_enabled() and images.requires_grad:
-            result: Any = _Step.apply(images, self)
+            result: Any = _Step.apply(images, chain)
             return result
-        return self.forward_step(images)
+        return _joined([_results(part, chain)[-1] for part in _parts(images, chain)])
+
+    def _chain(self) -> list[FrozenConv2d]:
+        followers: Any = self.followers
+        return [self, *followers]
+
+    def _forward_usual(self, images: Tensor, chain: list[FrozenConv2d]) -> Tensor:
+        for layer in chain:
+            images = nn.Conv2d.forward(layer, images)
+            images = images if layer.activation is None else layer.activation(images)
+        return images
 
     def forward_step(self, images: Tensor) -> Tensor:
-        """Convolution and activation, no graph."""
-        kind = {None: "none", nn.ReLU: "relu", nn.ReLU6: "hardtanh"}[self.activation and type(self.activation)]
-        limits = [0.0, 6.0] if kind == "hardtanh" else []
-        return _convolve(
-            images, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, kind, limits
+        """This convolution and its activation, no graph and no followers."""
+        return convolve(
+            images, self._packed, self.bias, self.padding, self.stride, self.dilation, self._kind, self._limits
         )
 
-    def image_gradient(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """Gradient of the convolution's input, of `shape`, from that of its result."""
+    def result_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the result of images of this size."""
+        return tuple(  # pyright: ignore[reportReturnType]
+            (length + 2 * int(padding) - dilation * (size - 1) - 1) // stride + 1
+            for length, padding, dilation, size, stride in zip(
+                (height, width), self.padding, self.dilation, self.kernel_size, self.stride, strict=True
+            )
+        )
+
+    def image_gradient(self, gradient: Tensor, result: Tensor | None, shape: torch.Size, ours: bool) -> Tensor:
+        """Gradient of this convolution's input, of `shape`, from that of its result; `ours` may be written to."""
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        if self._turned_padding is None or self.turned_weight is None:
-            like_input = gradient.new_empty(1).expand(shape)
-            return torch.ops.aten.convolution_backward(
-                gradient, like_input, self.weight, None, self.stride, self.padding, self.dilation, False, [0, 0],
-                self.groups, [True, False, False],
-            )[0]  # fmt: skip
-        if self.stride != (1, 1):
-            gradient = self._spread(gradient, shape)
-        return _convolve(
-            gradient,
-            self.turned_weight,
-            None,
-            self._turned_padding,
-            (1, 1),
-            self.dilation,
-            self.groups,
-            "none",
-            [],
-        )
-
-    def _spread(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """The result's gradient with zeros where the stride skipped a place."""
-        assert self._turned_padding is not None
-        height, width = (
-            length + self.dilation[axis] * (self.kernel_size[axis] - 1) - 2 * self._turned_padding[axis]
-            for axis, length in enumerate(shape[2:])
-        )
-        spread = torch.empty(
-            (*gradient.shape[:2], height, width), dtype=gradient.dtype, memory_format=torch.channels_last
-        ).zero_()
-        spread[:, :, :: self.stride[0], :: self.stride[1]] = gradient
-        return spread
+        if result is not None:
+            room = gradient if ours else torch.empty_like(gradient)
+            if self._limits:
+                torch.ops.aten.hardtanh_backward.grad_input(gradient, result, *self._limits, grad_input=room)
+            else:
+                torch.ops.aten.threshold_backward.grad_input(gradient, result, 0.0, grad_input=room)
+            gradient = room
+        if self._turned is not None:
+            return self._turned(gradient, shape)
+        like_input = gradient.new_empty(1).expand(shape)
+        return torch.ops.aten.convolution_backward(
+            gradient, like_input, self.weight, None, self.stride, self.padding, self.dilation, False, [0, 0],
+            self.groups, [True, False, False],
+        )[0]  # fmt: skip
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, layer: FrozenConv2d) -> Tensor:
-        result = layer.forward_step(images)
-        ctx.layer, ctx.shape = layer, images.shape
-        if layer.activation is not None:
-            ctx.save_for_backward(result)
-        return result
+    def forward(ctx: Any, images: Tensor, chain: list[FrozenConv2d]) -> Tensor:
+        parts = _parts(images, chain)
+        results = [_results(part, chain) for part in parts]
+        ctx.chain, ctx.sizes = chain, [len(part) for part in parts]
+        ctx.shapes = [images.shape, *(result.shape for result in results[0][:-1])]
+        ctx.save_for_backward(
+            *(
+                result if layer.activation is not None else None
+                for of_part in results
+                for layer, result in zip(chain, of_part, strict=True)
+            )
+        )
+        return _joined([of_part[-1] for of_part in results])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,), layer = gradients, ctx.layer
-        if layer.activation is not None:
-            (result,) = ctx.saved_tensors
-            if isinstance(layer.activation, nn.ReLU6):
-                gradient = torch.ops.aten.hardtanh_backward(gradient, result, 0.0, 6.0)
-            else:
-                gradient = torch.ops.aten.threshold_backward(gradient, result, 0.0)
-        return layer.image_gradient(gradient, ctx.shape), None
+        chain, saved = ctx.chain, ctx.saved_tensors
+        found: list[Tensor] = []
+        for part, gradient in enumerate(gradients[0].split(ctx.sizes)):
+            results = saved[part * len(chain) : (part + 1) * len(chain)]
+            for place in reversed(range(len(chain))):
+                shape = torch.Size((len(gradient), *ctx.shapes[place][1:]))
+                ours = place < len(chain) - 1
+                gradient = chain[place].image_gradient(gradient, results[place], shape, ours)
+            found.append(gradient)
+        return _joined(found), None
 
 
-def _convolve(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    padding: Any,
-    stride: Any,
-    dilation: Any,
-    groups: int,
-    activation: str,
-    limits: list[float],
-) -> Tensor:
-    # called by name: for small batches on one thread torch's own choice of a kernel is a slower one
-    step = torch.ops.mkldnn._convolution_pointwise
-    return step(images, weight, bias, padding, stride, dilation, groups, activation, limits, "")
+def _parts(images: Tensor, chain: list[FrozenConv2d]) -> tuple[Tensor, ...]:
+    """The batch, or each image where a chain's maps do not fit into a core's cache."""
+    largest, (height, width) = 0, images.shape[2:]
+    for layer in chain:
+        height, width = layer.result_shape(height, width)
+        largest = max(largest, layer.out_channels * height * width * images.element_size())
+    return images.split(1) if len(chain) > 1 and largest > CACHED_BYTES else (images,)
+
+
+def _results(images: Tensor, chain: list[FrozenConv2d]) -> list[Tensor]:
+    results = [images]
+    for layer in chain:
+        results.append(layer.forward_step(results[-1]))
+    return results[1:]
+
+
+def _joined(results: list[Tensor]) -> Tensor:
+    return results[0] if len(results) == 1 else torch.cat(results)

@@ -152,9 +152,9 @@ def prepare_victim(
 
 
 def _with_frozen_convolutions(model: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
-    """A copy whose convolutions are `FrozenConv2d`, with the activations behind them; and how many they are."""
+    """A copy whose convolutions are `FrozenConv2d`, with the activations and convolutions behind them; how many."""
     frozen = copy.deepcopy(model)
-    activation_of = dict(_reader_pairs(frozen, images, ACTIVATIONS, lambda activation: True))
+    activation_of = dict(_reader_pairs(frozen, images, (nn.Conv2d,), ACTIVATIONS))
     layers = _candidates(frozen, (nn.Conv2d,), FrozenConv2d.suits)
     for name, layer in layers.items():
         assert isinstance(layer, nn.Conv2d)
@@ -162,6 +162,14 @@ def _with_frozen_convolutions(model: nn.Module, images: Tensor) -> tuple[nn.Modu
         _replace(frozen, name, FrozenConv2d(layer, frozen.get_submodule(follower) if follower else None))
         if follower:
             _replace(frozen, follower, nn.Identity())
+    follower_of = dict(_reader_pairs(frozen, images, (FrozenConv2d,), (FrozenConv2d,)))
+    for name in follower_of.keys() - follower_of.values():
+        first, follower = frozen.get_submodule(name), follower_of.get(name)
+        assert isinstance(first, FrozenConv2d)
+        while follower is not None:
+            first.followers.append(frozen.get_submodule(follower))
+            _replace(frozen, follower, nn.Identity())
+            follower = follower_of.get(follower)
     return frozen, len(layers)
 
 
@@ -267,30 +275,22 @@ class _Call:
 
 def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     """Names of (convolution, batch norm) pairs where the norm is all that reads the convolution's output."""
-    pairs = _reader_pairs(
-        model,
-        images,
-        (nn.BatchNorm2d,),
-        lambda layer: layer.running_mean is not None and layer.running_var is not None,
-    )
+    pairs = _reader_pairs(model, images, (nn.Conv2d,), (nn.BatchNorm2d,))
     return [
-        (conv, norm)
-        for conv, norm in pairs
-        if _same_width(model.get_submodule(conv), model.get_submodule(norm))
+        (conv, norm) for conv, norm in pairs if _folds(model.get_submodule(conv), model.get_submodule(norm))
     ]
 
 
 def _reader_pairs(
-    model: nn.Module, images: Tensor, kinds: tuple[type[nn.Module], ...], suits: Callable[[Any], bool]
+    model: nn.Module, images: Tensor, read: tuple[type[nn.Module], ...], reading: tuple[type[nn.Module], ...]
 ) -> list[tuple[str, str]]:
-    """Names of (convolution, layer of one of `kinds`) where the layer is all that reads the convolution's output.
+    """Names of (layer of a type in `read`, layer in `reading`) where the second is all that reads the first's output.
 
     Runs `images` through `model` once, watched by hooks that are then removed. [] when the model cannot be
     watched (no gradient reaches its output).
     """
-    convs = _candidates(model, (nn.Conv2d,), lambda layer: True)
-    others = _candidates(model, kinds, suits)
-    calls = {name: _Call(None) for name in (*convs, *others)}
+    sources, readers = (_candidates(model, kinds, lambda layer: True) for kinds in (read, reading))
+    calls = {name: _Call(None) for name in sources | readers}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -300,7 +300,7 @@ def _reader_pairs(
 
         return hook
 
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in (*convs.items(), *others.items())]
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in (sources | readers).items()]
     try:
         with torch.enable_grad():
             logits = model(images.detach().requires_grad_(True))
@@ -310,21 +310,23 @@ def _reader_pairs(
         for handle in handles:
             handle.remove()
     once = {name: call.node for name, call in calls.items() if call.count == 1 and call.node is not None}
-    conv_of_node = {once[name]: name for name in convs if name in once}
-    readers = _count_readers(logits.grad_fn)
+    source_of_node = {once[name]: name for name in sources if name in once}
+    num_readers = _count_readers(logits.grad_fn)
     pairs: list[tuple[str, str]] = []
-    for name in others:
+    for name in readers:
         if name not in once:
             continue
-        source = once[name].next_functions[0][0] if once[name].next_functions else None
-        conv = conv_of_node.get(source)
-        if conv is not None and readers[source] == 1:
-            pairs.append((conv, name))
+        node = once[name].next_functions[0][0] if once[name].next_functions else None
+        source = source_of_node.get(node)
+        if source is not None and num_readers[node] == 1:
+            pairs.append((source, name))
     return pairs
 
 
-def _same_width(conv: nn.Module, norm: nn.Module) -> bool:
-    return getattr(conv, "out_channels", None) == getattr(norm, "num_features", None)
+def _folds(conv: nn.Module, norm: nn.Module) -> bool:
+    assert isinstance(norm, nn.BatchNorm2d)
+    has_statistics = norm.running_mean is not None and norm.running_var is not None
+    return has_statistics and getattr(conv, "out_channels", None) == norm.num_features
 
 
 def _candidates(

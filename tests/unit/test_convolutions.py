@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from limla.models import convolutions
 from limla.models.convolutions import FrozenConv2d
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -33,19 +35,28 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
         {"kernel_size": 3, "padding": 2, "stride": 2, "dilation": 2, "groups": 8},
         {"kernel_size": 3, "padding": 1, "groups": 4, "out_channels": 16},
         {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 16, "stride": 2},
+        # few channels: the gradient of the images, place by place between two results
+        {"in_channels": 3, "kernel_size": 3, "padding": 1, "stride": 2},
+        {"in_channels": 3, "kernel_size": 3, "padding": 0, "stride": 2},
+        {"in_channels": 1, "kernel_size": 7, "padding": 3, "stride": 2},
+        {"in_channels": 3, "kernel_size": 5, "padding": 1, "stride": 4},
+        {"in_channels": 3, "kernel_size": 4, "padding": 0, "stride": 4},
+        {"in_channels": 3, "kernel_size": (3, 5), "padding": (0, 2), "stride": 3},
+        {"in_channels": 3, "kernel_size": 3, "padding": 7, "stride": 2},
+        {"in_channels": 3, "kernel_size": 2, "padding": 1, "stride": 3},
+        {"in_channels": 3, "kernel_size": 3, "padding": 1, "stride": (1, 2)},
+        {"in_channels": 3, "kernel_size": 3, "padding": 1, "stride": 2, "dilation": 2},
     ],
     ids=str,
 )
 def test_result_and_gradient_are_torchs(settings: dict[str, Any], side: int, activation: Any) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(
-        8, settings.get("out_channels", 8), **{k: v for k, v in settings.items() if k != "out_channels"}
-    )
-    conv.requires_grad_(False)
+    settings = {"in_channels": 8, "out_channels": 8, **settings}
+    conv = nn.Conv2d(**settings).requires_grad_(False)
     follower = activation() if activation else None
     assert FrozenConv2d.suits(conv)
     frozen = FrozenConv2d(conv, follower)
-    images = 4 * torch.randn(3, 8, side, side)
+    images = 4 * torch.randn(3, conv.in_channels, side, side)
     direction: torch.Tensor | None = None
     found = []
     for layer in (nn.Sequential(conv, follower or nn.Identity()), frozen):
@@ -77,3 +88,52 @@ def test_other_types_empty_batches_and_autocast_take_torchs_way() -> None:
 )
 def test_what_does_not_suit(settings: dict[str, Any]) -> None:
     assert not FrozenConv2d.suits(nn.Conv2d(3, 4, 3, **settings))
+
+
+def chain_of(*layers: nn.Module) -> tuple[FrozenConv2d, nn.Sequential]:
+    """A chain of convolutions with the activations that follow them, and the same layers as torch runs them."""
+    plain = nn.Sequential(*layers).requires_grad_(False)
+    frozen = [
+        FrozenConv2d(layer, behind if isinstance(behind, convolutions.ACTIVATIONS) else None)
+        for layer, behind in zip(layers, (*layers[1:], None), strict=True)
+        if isinstance(layer, nn.Conv2d)
+    ]
+    frozen[0].followers.extend(frozen[1:])
+    return frozen[0], plain
+
+
+@pytest.mark.parametrize("by_image", [False, True])
+@pytest.mark.parametrize("last", [nn.Identity(), nn.ReLU()])
+def test_a_chain_is_its_layers(last: nn.Module, by_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    chain, plain = chain_of(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6(), nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.ReLU(), nn.Conv2d(8, 5, 1), last
+    )  # fmt: skip
+    # the largest map of an image is that of the first layer
+    monkeypatch.setattr(convolutions, "CACHED_BYTES", 8 * 7 * 7 * 4 - by_image)
+    images = 8 * torch.randn(3, 3, 13, 13)
+    assert len(convolutions._parts(images, chain._chain())) == (3 if by_image else 1)
+    probe = images.clone().requires_grad_(True)
+    expected = plain(probe)
+    direction = torch.randn_like(expected)
+    (expected_gradient,) = torch.autograd.grad(expected, probe, direction)
+    result = chain(probe)
+    kept = direction.clone()
+    (gradient,) = torch.autograd.grad(result, probe, direction)
+    assert torch.equal(direction, kept), "the gradient that came in is not ours to write to"
+    assert torch.allclose(result, expected, atol=1e-5)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(chain(images), result)
+    doubled = images.double()
+    assert torch.allclose(chain.double()(doubled), plain.double()(doubled))
+
+
+def test_a_packed_weight_serves_other_shapes_and_copies() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 32, 3, padding=1).requires_grad_(False)
+    first, second = FrozenConv2d(conv, None), FrozenConv2d(conv, None)
+    few, many = torch.rand(1, 16, 5, 5), torch.rand(6, 16, 40, 40)
+    of_few, of_many = first(few), second(many)
+    assert torch.equal(first(many), of_many), "which batch came first does not matter"
+    assert torch.equal(copy.deepcopy(second)(few), of_few)

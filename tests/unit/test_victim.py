@@ -96,6 +96,16 @@ def test_torchvision_models_are_fused(name: str, fused: int, left: int, activati
         assert_same_logits(model, victim, images)
 
 
+def test_convolutions_that_nothing_else_reads_become_chains() -> None:
+    model = lived_in(torchvision.models.mobilenet_v2(weights=None, num_classes=5), 48)
+    victim = prepare_victim(model, "cpu", images_of(48))
+    layers = [module for module in victim.modules() if isinstance(module, FrozenConv2d)]
+    followers = {id(follower) for layer in layers for follower in layer.followers}
+    lengths = [1 + len(layer.followers) for layer in layers if id(layer) not in followers]
+    # what a skip connection reads ends a chain: the first of its block's inputs, and the last
+    assert lengths == [6, *[3] * 14, 4]
+
+
 def test_a_transformer_works_unfused() -> None:
     model = torchvision.models.VisionTransformer(
         image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
