@@ -45,7 +45,9 @@ def prepare(source: Path, photo: Photo, settings: PackSettings) -> Prepared | Re
     Raises `DataError` when it is not the file that was found: gone, or of another size.
     """
     try:
-        data = read_regular(source / photo.path)
+        data = read_regular(
+            f"{source}/{photo.path}"
+        )  # a Path would keep the name in a table of the interpreter's
     except DataError as error:
         return Refused(photo.path, str(error))
     except FileNotFoundError as error:
@@ -74,7 +76,7 @@ def _changed(source: Path, photo: Photo, how: str) -> DataError:
     )
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path | str) -> bytes:
     """The bytes of a regular file; `DataError` for a pipe, socket or device, which could block for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, checked after opening)

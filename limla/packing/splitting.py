@@ -231,17 +231,18 @@ def file_keys(class_slug: str, files: Sequence[SourceFile]) -> dict[str, str]:
     `<class>/<slug of the stem>-<first 8 hexadecimal digits of SHA-256 of the path>`.
     """
     room = MAX_KEY_LENGTH - len(class_slug) - 1
-    stems = {file.path: stem_and_suffix(file.path)[0] for file in files}
-    slugs = {path: slug(stem) or "image" for path, stem in stems.items()}
+    # a class may hold most of the photos: nothing is kept twice, or before it is needed
+    slugs = {file.path: _short(file.path) for file in files}
     times = _counted(slugs.values())
     keys: dict[str, str] = {}
     unclean: list[str] = []
     for path, short in slugs.items():
-        if short == stems[path] and len(short) <= room and times[short.lower()] == 1:
+        if len(short) <= room and times[short.lower()] == 1 and short == stem_and_suffix(path)[0]:
             keys[path] = short
         else:
             unclean.append(path)
-    taken = {key.lower() for key in keys.values()}
+    del times
+    taken = {key.lower() for key in keys.values()} if unclean else set[str]()
     for path in unclean:
         for length in _HASH_LENGTHS:
             key = _with_hash(slugs[path], path, length, room)
@@ -251,7 +252,14 @@ def file_keys(class_slug: str, files: Sequence[SourceFile]) -> dict[str, str]:
             raise AssertionError(f"two files hash alike: {path}")
         taken.add(key.lower())
         keys[path] = key
-    return {path: f"{class_slug}/{key}" for path, key in keys.items()}
+    for path, key in keys.items():
+        keys[path] = f"{class_slug}/{key}"
+    return keys
+
+
+def _short(path: str) -> str:
+    """The slug of the file's stem; "image" when nothing is left."""
+    return slug(stem_and_suffix(path)[0]) or "image"
 
 
 def _with_hash(short: str, text: str, length: int, room: int) -> str:

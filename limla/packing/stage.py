@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from limla.engines import build_engine
 from limla.engines.base import Engine
 from limla.errors import DataError, SettingsError
@@ -299,6 +301,7 @@ def _finish(
             rows = list(tally.add(one, part))
             if rows:
                 writer.write_table(encoding_table(rows))
+                pa.default_memory_pool().release_unused()  # it would hold more and more
         write_quarantine(folder / QUARANTINE, tally.refused)
         num_packed = tally.packed.total()
         num_found = num_packed + len(tally.refused)

@@ -203,6 +203,7 @@ class Variant:
                 entry, costs = self._parse_part(name, data)
                 table = self._table(entry.split, costs)
                 writer.write_table(table)
+                pa.default_memory_pool().release_unused()  # of this thread; else it would hold more and more
                 entries.append(entry)
                 summary = summary.plus(table)
         Manifest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from limla.loaders import source as loader_source
 from limla.loaders.source import ShardSource
 from limla.packing.planning import Photo
+from limla.packing.reading import Refused, prepare
 from limla.packing.rows import Rows
+from limla.packing.settings import PackSettings
 from limla.results import PREDICTION_SCHEMA, PredictionColumns, PredictionRow
 from limla.shard_reader import read_index
 from limla.shards import open_shard, shard_name
@@ -36,6 +39,16 @@ def test_a_photo_of_a_plan_costs_its_name_and_little_more() -> None:
     tracemalloc.stop()
     assert len(rows) == number
     assert held / number < 60
+
+
+def test_reading_a_photo_leaves_its_name_in_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photo1.jpg").write_bytes(b"no picture")
+    kept: list[str] = []
+    monkeypatch.setattr(sys, "intern", lambda name: kept.append(name) or name)
+    result = prepare(tmp_path, Photo("photo1.jpg", 10, "photo1", 0), PackSettings())
+    assert isinstance(result, Refused)
+    assert "photo1.jpg" not in kept
+    assert str(tmp_path / "photo1.jpg").endswith(kept[-1]), "pathlib keeps names: what this test is for"
 
 
 def test_predictions_in_columns_are_the_rows() -> None:
