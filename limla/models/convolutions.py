@@ -1,10 +1,9 @@
 """Convolutions with fixed weights, their activations and the convolutions behind them as one step, on the CPU.
 
 Only the gradient of the images is ever wanted. It is itself a convolution, with the weights transposed and turned
-round, and oneDNN's forward kernels are much faster than its backward ones where the layers are narrow, depthwise or
-strided. An activation is applied while the result is in cache, and undone from the result, in the memory of a gradient
-that nobody else holds. Where maps are large, a chain of convolutions is computed image by image, so that what
-one writes is still in cache when the next reads it.
+round, and oneDNN's forward kernels are mostly faster than its backward ones. An activation is applied while the result
+is in cache, and undone from the result, in the memory of a gradient that nobody else holds. Where maps are large, a
+chain of convolutions is computed image by image, so that what one writes is still in cache when the next reads it.
 """
 
 from __future__ import annotations
@@ -114,7 +113,8 @@ class FrozenConv2d(nn.Conv2d):
             gradient = room
         if self._turned is not None:
             return self._turned(gradient, shape)
-        like_input = gradient.new_empty(1).expand(shape)
+        # never read, but its layout decides the kernel
+        like_input = torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last)
         return torch.ops.aten.convolution_backward(
             gradient, like_input, self.weight, None, self.stride, self.padding, self.dilation, False, [0, 0],
             self.groups, [True, False, False],

@@ -65,8 +65,7 @@ class TurnedConvolution(Protocol):
 
 def turned_convolution(conv: nn.Conv2d) -> TurnedConvolution | None:
     """The convolution that gives the image gradient of `conv`; None for those that oneDNN's own backward must."""
-    depthwise = conv.groups == conv.in_channels == conv.out_channels
-    if conv.stride == (1, 1) or depthwise:
+    if conv.stride == (1, 1):
         turned = _Turned(conv)
         return turned if min(turned.padding) >= 0 else None
     if conv.in_channels > _NARROW or conv.dilation != (1, 1) or conv.stride[0] != conv.stride[1]:
@@ -76,7 +75,7 @@ def turned_convolution(conv: nn.Conv2d) -> TurnedConvolution | None:
 
 
 class _Turned:
-    """The weights transposed and turned round; zeros where a stride skipped a place."""
+    """Of a stride of 1: the weights transposed and turned round."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         depth, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
@@ -88,23 +87,11 @@ class _Turned:
             for dilation, size, padding in zip(conv.dilation, conv.kernel_size, conv.padding, strict=True)
         ]
         self._weight = PackedWeight(turned.contiguous(memory_format=torch.channels_last), conv.groups)
-        self._stride, self._dilation, self._kernel_size = conv.stride, conv.dilation, conv.kernel_size
+        self._dilation = conv.dilation
 
     def __call__(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        if self._stride != (1, 1):
-            gradient = self._spread(gradient, shape)
+        del shape
         return convolve(gradient, self._weight, None, self.padding, (1, 1), self._dilation)
-
-    def _spread(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        height, width = (
-            length + self._dilation[axis] * (self._kernel_size[axis] - 1) - 2 * self.padding[axis]
-            for axis, length in enumerate(shape[2:])
-        )
-        spread = torch.empty(
-            (*gradient.shape[:2], height, width), dtype=gradient.dtype, memory_format=torch.channels_last
-        ).zero_()
-        spread[:, :, :: self._stride[0], :: self._stride[1]] = gradient
-        return spread
 
 
 class _Phases(NamedTuple):
