@@ -9,9 +9,6 @@ and says so.
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,24 +17,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from limla.models.convolutions import ACTIVATIONS, FrozenConv2d
 from limla.models.parts import BatchParts, Work, copy_sharing_parameters
+from limla.models.readers import MODEL_ERRORS, candidates, reader_pairs, replace_layer
 
 TOLERANCE = 1e-4
 """Largest allowed |Δlogit|, relative to the largest |logit| of the batch."""
 
 GRADIENT_TOLERANCE = 1e-2
 """Largest allowed ‖Δgradient‖₂ of the images, relative to ‖gradient‖₂: rounding may close a ReLU here and there."""
-
-# what a stranger's forward may raise when a layout or a fused layer does not suit it
-_MODEL_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    IndexError,
-    AssertionError,
-    NotImplementedError,
-)
 
 
 class Victim(nn.Module):
@@ -154,21 +140,21 @@ def prepare_victim(
 def _with_frozen_convolutions(model: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
     """A copy whose convolutions are `FrozenConv2d`, with the activations and convolutions behind them; how many."""
     frozen = copy.deepcopy(model)
-    activation_of = dict(_reader_pairs(frozen, images, (nn.Conv2d,), ACTIVATIONS))
-    layers = _candidates(frozen, (nn.Conv2d,), FrozenConv2d.suits)
+    activation_of = dict(reader_pairs(frozen, images, (nn.Conv2d,), ACTIVATIONS))
+    layers = candidates(frozen, (nn.Conv2d,), FrozenConv2d.suits)
     for name, layer in layers.items():
         assert isinstance(layer, nn.Conv2d)
         follower = activation_of.get(name)
-        _replace(frozen, name, FrozenConv2d(layer, frozen.get_submodule(follower) if follower else None))
+        replace_layer(frozen, name, FrozenConv2d(layer, frozen.get_submodule(follower) if follower else None))
         if follower:
-            _replace(frozen, follower, nn.Identity())
-    follower_of = dict(_reader_pairs(frozen, images, (FrozenConv2d,), (FrozenConv2d,)))
+            replace_layer(frozen, follower, nn.Identity())
+    follower_of = dict(reader_pairs(frozen, images, (FrozenConv2d,), (FrozenConv2d,)))
     for name in follower_of.keys() - follower_of.values():
         first, follower = frozen.get_submodule(name), follower_of.get(name)
         assert isinstance(first, FrozenConv2d)
         while follower is not None:
             first.followers.append(frozen.get_submodule(follower))
-            _replace(frozen, follower, nn.Identity())
+            replace_layer(frozen, follower, nn.Identity())
             follower = follower_of.get(follower)
     return frozen, len(layers)
 
@@ -206,7 +192,7 @@ def _mixing(victim: Victim, images: Tensor) -> str | None:
     try:
         part_model = copy_sharing_parameters(victim)
         logits = torch.cat([part_model(image) for image in images.split(1)])
-    except _MODEL_ERRORS as error:
+    except MODEL_ERRORS as error:
         return _first_line(error)
     return _deviation(logits, whole)
 
@@ -246,7 +232,7 @@ def _difference(changed: nn.Module, images: Tensor, reference: Tensor) -> str | 
             if reference.is_floating_point() and logits.requires_grad:
                 # a layout can suit the forward pass and not the backward
                 torch.autograd.grad(logits.sum(), probe, allow_unused=True)
-    except _MODEL_ERRORS as error:
+    except MODEL_ERRORS as error:
         return _first_line(error)
     return _deviation(logits, reference)
 
@@ -265,112 +251,18 @@ def _deviation(logits: Any, reference: Tensor) -> str | None:
     return None if error <= TOLERANCE * max(scale, 1e-6) else f"logits differ by {error:.1e} of {scale:.1e}"
 
 
-@dataclass
-class _Call:
-    """What one call of a layer left in the autograd graph."""
-
-    node: Any
-    count: int = 0
-
-
 def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     """Names of (convolution, batch norm) pairs where the norm is all that reads the convolution's output."""
-    pairs = _reader_pairs(model, images, (nn.Conv2d,), (nn.BatchNorm2d,))
+    pairs = reader_pairs(model, images, (nn.Conv2d,), (nn.BatchNorm2d,))
     return [
         (conv, norm) for conv, norm in pairs if _folds(model.get_submodule(conv), model.get_submodule(norm))
     ]
-
-
-def _reader_pairs(
-    model: nn.Module, images: Tensor, read: tuple[type[nn.Module], ...], reading: tuple[type[nn.Module], ...]
-) -> list[tuple[str, str]]:
-    """Names of (layer of a type in `read`, layer in `reading`) where the second is all that reads the first's output.
-
-    Runs `images` through `model` once, watched by hooks that are then removed. [] when the model cannot be
-    watched (no gradient reaches its output).
-    """
-    sources, readers = (_candidates(model, kinds, lambda layer: True) for kinds in (read, reading))
-    calls = {name: _Call(None) for name in sources | readers}
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            del module, arguments
-            calls[name].node = output.grad_fn
-            calls[name].count += 1
-
-        return hook
-
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in (sources | readers).items()]
-    try:
-        with torch.enable_grad():
-            logits = model(images.detach().requires_grad_(True))
-    except _MODEL_ERRORS:
-        return []
-    finally:
-        for handle in handles:
-            handle.remove()
-    once = {name: call.node for name, call in calls.items() if call.count == 1 and call.node is not None}
-    source_of_node = {once[name]: name for name in sources if name in once}
-    num_readers = _count_readers(logits.grad_fn)
-    pairs: list[tuple[str, str]] = []
-    for name in readers:
-        if name not in once:
-            continue
-        node = once[name].next_functions[0][0] if once[name].next_functions else None
-        source = source_of_node.get(node)
-        if source is not None and num_readers[node] == 1:
-            pairs.append((source, name))
-    return pairs
 
 
 def _folds(conv: nn.Module, norm: nn.Module) -> bool:
     assert isinstance(norm, nn.BatchNorm2d)
     has_statistics = norm.running_mean is not None and norm.running_var is not None
     return has_statistics and getattr(conv, "out_channels", None) == norm.num_features
-
-
-def _candidates(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...], suits: Callable[[Any], bool]
-) -> dict[str, nn.Module]:
-    """Layers of exactly these kinds that stand at one place, own their parameters, and have no hooks."""
-    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    owners = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    return {
-        name: module
-        for name, module in model.named_modules()
-        # a subclass may compute something else; a parametrised or pruned layer is one
-        if type(module) in kinds
-        and name
-        and places[id(module)] == 1
-        and not _has_hooks(module)
-        and all(owners[id(parameter)] == 1 for parameter in module.parameters(recurse=False))
-        and (type(module) is not nn.Conv2d or isinstance(module._parameters.get("weight"), nn.Parameter))
-        and suits(module)
-    }
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether anything watches or changes what goes in and out of this layer."""
-    return any(
-        bool(getattr(module, table))
-        for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
-
-
-def _count_readers(root: Any) -> Counter[Any]:
-    """How many edges of the autograd graph lead to each node."""
-    readers: Counter[Any] = Counter()
-    waiting = [root] if root is not None else []
-    seen = set(waiting)
-    while waiting:
-        for node, _ in waiting.pop().next_functions:
-            if node is None:
-                continue
-            readers[node] += 1
-            if node not in seen:
-                seen.add(node)
-                waiting.append(node)
-    return readers
 
 
 @torch.no_grad()
@@ -393,9 +285,4 @@ def _fuse(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
         )
         conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
-        _replace(model, norm_name, nn.Identity())
-
-
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, last_name = name.rpartition(".")
-    setattr(model.get_submodule(parent), last_name, layer)
+        replace_layer(model, norm_name, nn.Identity())
