@@ -90,7 +90,8 @@ def map_in_threads(
     window: deque[Future[Result]] = deque()
     try:
         for item in items:
-            if len(window) >= ITEMS_AT_ONCE:
+            # some more than are under way: where the second is done before the first, the third begins all the same
+            if len(window) >= 2 * ITEMS_AT_ONCE:
                 yield window.popleft().result()
             window.append(lanes.submit(work, item, share))
         while window:

@@ -31,6 +31,7 @@ from limla.storage import in_parallel, listing, make_folder, read_bytes, remove
 SETTINGS = "settings.json"
 ENCODING = "encoding.parquet"
 PART_SUFFIX = ".part.json"
+_GROUPS_BETWEEN_RELEASES = 8
 
 
 class Cost(NamedTuple):
@@ -203,8 +204,9 @@ class Variant:
                 entry, costs = self._parse_part(name, data)
                 table = self._table(entry.split, costs)
                 writer.write_table(table)
-                pa.default_memory_pool().release_unused()  # of this thread; else it would hold more and more
                 entries.append(entry)
+                if len(entries) % _GROUPS_BETWEEN_RELEASES == 0:
+                    pa.default_memory_pool().release_unused()  # else this thread would hold more and more
                 summary = summary.plus(table)
         Manifest(
             dataset=source.dataset,
