@@ -15,7 +15,7 @@ from limla.engines.base import Engine
 from limla.errors import SettingsError
 from limla.files import absolute, check_visible, exclusive, remove_unfinished
 from limla.manifest import SOURCE, Manifest, library_versions, read_manifest, variant_name, verify_shards
-from limla.paths import AnyPath
+from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
 from limla.reencoding.shard import ReencodeShard, ShardJob
 from limla.reencoding.variant import Variant, VariantSummary, part_path
@@ -23,7 +23,9 @@ from limla.registry import ENGINES
 from limla.shard_reader import read_indexes
 
 LOCK = ".reencode.lock"
-_AT_ONCE = 8
+_FOLDERS_AT_ONCE = 3
+_FOLDERS_AT_ONCE_IN_A_STORE = 8
+"""Beginning and finishing a folder is mostly waiting; on a disk more threads only get in each other's way."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def reencode(
     for split in source.splits():
         # presence and size now, the contents as each shard comes to its turn
         verify_shards(data_dir / SOURCE, source, split, contents=False)
-    # beginning and finishing a folder is mostly waiting for the disk, so the folders wait together
-    with exclusive(data_dir / LOCK, "limla reencode"), ThreadPoolExecutor(_AT_ONCE) as pool:
+    at_once = _FOLDERS_AT_ONCE_IN_A_STORE if is_remote(data_dir) else _FOLDERS_AT_ONCE
+    with exclusive(data_dir / LOCK, "limla reencode"), ThreadPoolExecutor(at_once) as pool:
         variants = _variants(data_dir, settings, source)
         pending = [variant for variant in variants if not _is_complete(variant, progress)]
         for variant in variants:
