@@ -44,7 +44,7 @@ class FrozenConv2d(nn.Conv2d):
         self.followers = nn.ModuleList()
         self._limits = [0.0, 6.0] if isinstance(activation, nn.ReLU6) else []
         self._kind = {None: "none", nn.ReLU: "relu", nn.ReLU6: "hardtanh"}[activation and type(activation)]
-        self._packed = PackedWeight(conv.weight, conv.groups)
+        self._packing = PackedWeight(conv.groups)
         self._turned = turned_convolution(conv)
 
     @staticmethod
@@ -65,7 +65,12 @@ class FrozenConv2d(nn.Conv2d):
             or input.dtype != torch.float32
             or not input.is_cpu
             or input.numel() == 0
-            or any(layer.weight.requires_grad for layer in chain)
+            or any(
+                weight.requires_grad
+                for layer in chain
+                for weight in layer._parameters.values()
+                if weight is not None
+            )
             or torch.is_autocast_enabled("cpu")
         )
         if usual:
@@ -89,7 +94,15 @@ class FrozenConv2d(nn.Conv2d):
     def forward_step(self, images: Tensor) -> Tensor:
         """This convolution and its activation, no graph and no followers."""
         return convolve(
-            images, self._packed, self.bias, self.padding, self.stride, self.dilation, self._kind, self._limits
+            images,
+            self.weight,
+            self._packing,
+            self.bias,
+            self.padding,
+            self.stride,
+            self.dilation,
+            self._kind,
+            self._limits,
         )
 
     def result_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -112,7 +125,7 @@ class FrozenConv2d(nn.Conv2d):
                 torch.ops.aten.threshold_backward.grad_input(gradient, result, 0.0, grad_input=room)
             gradient = room
         if self._turned is not None:
-            return self._turned(gradient, shape)
+            return self._turned(gradient, self.weight, shape)
         # never read, but its layout decides the kernel
         like_input = torch.empty(shape, dtype=gradient.dtype, memory_format=torch.channels_last)
         return torch.ops.aten.convolution_backward(

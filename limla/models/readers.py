@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,51 @@ def _count_readers(root: Any) -> Counter[Any]:
                 seen.add(node)
                 waiting.append(node)
     return readers
+
+
+def neighbours(model: nn.Module, kind: type[nn.Module]) -> set[tuple[str, str]]:
+    """Names of (layer of this type, the next one), where nothing that could look at what passes stands between.
+
+    That is so inside `nn.Sequential` and what inherits its forward, nested or not, without hooks: with code of its
+    own a module may do another thing with another image, which no single batch shows.
+    """
+    inside = {
+        id(child) for module in model.modules() if _is_plain_sequential(module) for child in module.children()
+    }
+    found: set[tuple[str, str]] = set()
+    for name, module in model.named_modules():
+        if not _is_plain_sequential(module) or id(module) in inside:
+            continue
+        before: str | None = None
+        for place, layer in _leaves(name, module):
+            if isinstance(layer, kind):
+                if before is not None:
+                    found.add((before, place))
+                before = place
+            elif type(layer) not in _PASSING or _has_hooks(layer):
+                before = None
+    return found
+
+
+_PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+"""What does nothing in eval mode."""
+
+
+def _is_plain_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and (
+        type(module).forward is nn.Sequential.forward
+        and type(module).__call__ is nn.Module.__call__
+        and not _has_hooks(module)
+    )
+
+
+def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if not _is_plain_sequential(module):
+        yield name, module
+        return
+    for child_name, child in module._modules.items():  # `named_children` leaves out what stands there twice
+        assert child is not None
+        yield from _leaves(f"{name}.{child_name}" if name else child_name, child)
 
 
 def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:

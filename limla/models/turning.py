@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,35 +12,65 @@ from torch import Tensor, nn
 
 
 class PackedWeight:
-    """A weight in the order that oneDNN's kernels read it in, made when it is first used; copies share it.
+    """A weight in the order that oneDNN's kernels read it in, kept from call to call, and by copies too.
 
     Without it, every call would put the weight into that order anew, for a batch of few images at a cost like that
-    of the convolution itself where maps are small.
+    of the convolution itself where maps are small. It is made again when the weight has changed, which an
+    operation on `weight.data` hides.
+
+    Args:
+        arrange: what the convolution uses instead of the weight itself.
     """
 
-    def __init__(self, weight: Tensor, groups: int) -> None:
+    def __init__(self, groups: int, arrange: Callable[[Tensor], Tensor] | None = None) -> None:
         self.groups = groups
-        self._weight = weight.detach()
-        self._packed: Tensor | None = None
+        self._arrange = arrange
+        self._packed: _Packed | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PackedWeight:
-        return self
+        del memo
+        copied = PackedWeight(self.groups, self._arrange)
+        copied._packed = self._packed
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}
 
     def of(
-        self, images: Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+        self,
+        weight: Tensor,
+        images: Tensor,
+        padding: Sequence[int],
+        stride: Sequence[int],
+        dilation: Sequence[int],
     ) -> Tensor:
         """The weight for these images; once packed for some, it serves any."""
-        packed = self._packed
-        if packed is None:
-            packed = self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self._weight, padding, stride, dilation, self.groups, list(images.shape)
+        kept = self._packed
+        if kept is None or not kept.is_of(weight):
+            arranged = weight.detach() if self._arrange is None else self._arrange(weight.detach())
+            packed = torch.ops.mkldnn._reorder_convolution_weight(
+                arranged, padding, stride, dilation, self.groups, list(images.shape)
             )
-        return packed
+            kept = self._packed = _Packed(weakref.ref(weight), weight.data_ptr(), weight._version, packed)
+        return kept.packed
+
+
+class _Packed(NamedTuple):
+    """What was packed of which state of which weight."""
+
+    source: weakref.ref[Tensor]
+    address: int
+    version: int
+    packed: Tensor
+
+    def is_of(self, weight: Tensor) -> bool:
+        return self.source() is weight and (self.address, self.version) == (weight.data_ptr(), weight._version)
 
 
 def convolve(
     images: Tensor,
-    weight: PackedWeight,
+    weight: Tensor,
+    packing: PackedWeight,
     bias: Tensor | None,
     padding: Any,
     stride: Any,
@@ -49,8 +81,8 @@ def convolve(
     """(N, C, H, W) → (N, C', H', W'): a convolution, and "none", "relu" or "hardtanh" of its result."""
     # called by name: for small batches on one thread torch's own choice of a kernel is a slower one
     step = torch.ops.mkldnn._convolution_pointwise
-    packed = weight.of(images, padding, stride, dilation)
-    return step(images, packed, bias, padding, stride, dilation, weight.groups, activation, limits, "")
+    packed = packing.of(weight, images, padding, stride, dilation)
+    return step(images, packed, bias, padding, stride, dilation, packing.groups, activation, limits, "")
 
 
 _NARROW = 4
@@ -58,9 +90,9 @@ _NARROW = 4
 
 
 class TurnedConvolution(Protocol):
-    """(gradient of the result, shape of the images) → gradient of the images."""
+    """(gradient of the result, the convolution's weight, shape of the images) → gradient of the images."""
 
-    def __call__(self, gradient: Tensor, shape: torch.Size) -> Tensor: ...
+    def __call__(self, gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor: ...
 
 
 def turned_convolution(conv: nn.Conv2d) -> TurnedConvolution | None:
@@ -68,30 +100,33 @@ def turned_convolution(conv: nn.Conv2d) -> TurnedConvolution | None:
     if conv.stride == (1, 1):
         turned = _Turned(conv)
         return turned if min(turned.padding) >= 0 else None
-    if conv.in_channels > _NARROW or conv.dilation != (1, 1) or conv.stride[0] != conv.stride[1]:
+    narrow = conv.in_channels <= _NARROW and conv.groups == 1
+    if not narrow or conv.dilation != (1, 1) or conv.stride[0] != conv.stride[1]:
         return None
     axes = [_phases(conv.kernel_size[axis], conv.stride[axis], int(conv.padding[axis])) for axis in range(2)]
-    return _SubPixel(conv, axes) if all(axis is not None for axis in axes) else None
+    rows, columns = axes
+    return None if rows is None or columns is None else _SubPixel(conv, rows, columns)
 
 
 class _Turned:
     """Of a stride of 1: the weights transposed and turned round."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        depth, outputs = conv.in_channels // conv.groups, conv.out_channels // conv.groups
-        height, width = conv.kernel_size
-        turned = conv.weight.detach().reshape(conv.groups, outputs, depth, height, width).transpose(1, 2)
-        turned = turned.reshape(conv.in_channels, outputs, height, width).flip(2, 3)
         self.padding = [
             dilation * (size - 1) - int(padding)
             for dilation, size, padding in zip(conv.dilation, conv.kernel_size, conv.padding, strict=True)
         ]
-        self._weight = PackedWeight(turned.contiguous(memory_format=torch.channels_last), conv.groups)
-        self._dilation = conv.dilation
+        self._packing = PackedWeight(conv.groups, self._arrange)
+        self._groups, self._dilation = conv.groups, conv.dilation
 
-    def __call__(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+    def _arrange(self, weight: Tensor) -> Tensor:
+        """(C', C / groups, …) → (C, C' / groups, …)."""
+        grouped = weight.unflatten(0, (self._groups, -1)).transpose(1, 2).flatten(0, 1)
+        return grouped.flip(2, 3).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
         del shape
-        return convolve(gradient, self._weight, None, self.padding, (1, 1), self._dilation)
+        return convolve(gradient, weight, self._packing, None, self.padding, (1, 1), self._dilation)
 
 
 class _Phases(NamedTuple):
@@ -123,36 +158,33 @@ class _SubPixel:
     Shi et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009.
     """
 
-    def __init__(self, conv: nn.Conv2d, axes: Sequence[_Phases | None]) -> None:
-        rows, columns = axes
-        assert rows is not None
-        assert columns is not None
-        stride = conv.stride[0]
-        height, width = len(rows.taps[0]), len(columns.taps[0])
-        weight = conv.weight.detach()
-        turned = weight.new_zeros(stride, stride, conv.in_channels, conv.out_channels, height, width)
-        for y_phase, x_phase in ((y, x) for y in range(stride) for x in range(stride)):
-            for y, y_tap in enumerate(rows.taps[y_phase]):
-                for x, x_tap in enumerate(columns.taps[x_phase]):
+    def __init__(self, conv: nn.Conv2d, rows: _Phases, columns: _Phases) -> None:
+        self._stride = conv.stride[0]
+        self._rows, self._columns = rows, columns
+        self._packing = PackedWeight(1, self._arrange)
+
+    def _arrange(self, weight: Tensor) -> Tensor:
+        """(C', C, …) → (stride · stride · C, C', …): the images' channels of each place in turn."""
+        stride, sizes = self._stride, (len(self._rows.taps[0]), len(self._columns.taps[0]))
+        turned = weight.new_zeros(stride, stride, weight.shape[1], weight.shape[0], *sizes)
+        for y_phase, y_taps in enumerate(self._rows.taps):
+            for x_phase, x_taps in enumerate(self._columns.taps):
+                for (y, y_tap), (x, x_tap) in itertools.product(enumerate(y_taps), enumerate(x_taps)):
                     if y_tap is not None and x_tap is not None:
                         turned[y_phase, x_phase, :, :, y, x] = weight[:, :, y_tap, x_tap].t()
-        turned = turned.reshape(-1, conv.out_channels, height, width)
-        self._weight = PackedWeight(turned.contiguous(memory_format=torch.channels_last), 1)
-        self._stride, self._sizes = stride, (height, width)
-        self._first = (rows.first_offset, columns.first_offset)
+        return turned.flatten(0, 2).contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, gradient: Tensor, shape: torch.Size) -> Tensor:
+    def __call__(self, gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
         number, channels, *lengths = shape
+        axes = (self._rows, self._columns)
         cells = [-(-length // self._stride) for length in lengths]
         # as much as the side needs that needs more; oneDNN pads both alike
         padding = [
-            max(-first, cell + first + size - 1 - length, 0)
-            for first, cell, size, length in zip(
-                self._first, cells, self._sizes, gradient.shape[2:], strict=True
-            )
+            max(-axis.first_offset, cell + axis.first_offset + len(axis.taps[0]) - 1 - length, 0)
+            for axis, cell, length in zip(axes, cells, gradient.shape[2:], strict=True)
         ]
-        found = convolve(gradient, self._weight, None, padding, (1, 1), (1, 1)).permute(0, 2, 3, 1)
-        top, left = (pad + first for pad, first in zip(padding, self._first, strict=True))
+        found = convolve(gradient, weight, self._packing, None, padding, (1, 1), (1, 1)).permute(0, 2, 3, 1)
+        top, left = (pad + axis.first_offset for pad, axis in zip(padding, axes, strict=True))
         found = found[:, top : top + cells[0], left : left + cells[1]]
         # two neighbours of a row follow one another already: whole runs are copied
         found = found.unflatten(3, (self._stride, self._stride * channels)).transpose(2, 3)

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from limla.models.convolutions import ACTIVATIONS, FrozenConv2d
 from limla.models.parts import BatchParts, Work, copy_sharing_parameters
-from limla.models.readers import MODEL_ERRORS, candidates, reader_pairs, replace_layer
+from limla.models.readers import MODEL_ERRORS, candidates, neighbours, reader_pairs, replace_layer
 
 TOLERANCE = 1e-4
 """Largest allowed |Δlogit|, relative to the largest |logit| of the batch."""
@@ -124,8 +124,11 @@ def prepare_victim(
     channels_last = problem is None
     frozen_layers = 0
     if channels_last and images.is_cpu and torch.backends.mkldnn.is_available():
-        frozen, frozen_layers = _with_frozen_convolutions(best, images)
-        problem = _difference(frozen, images, reference) or _gradient_difference(frozen, best, images)
+        try:
+            frozen, frozen_layers = _with_frozen_convolutions(best, images)
+            problem = _difference(frozen, images, reference) or _gradient_difference(frozen, best, images)
+        except MODEL_ERRORS as error:
+            frozen, problem = best, _first_line(error)
         if problem is None:
             best = frozen
         else:
@@ -148,7 +151,8 @@ def _with_frozen_convolutions(model: nn.Module, images: Tensor) -> tuple[nn.Modu
         replace_layer(frozen, name, FrozenConv2d(layer, frozen.get_submodule(follower) if follower else None))
         if follower:
             replace_layer(frozen, follower, nn.Identity())
-    follower_of = dict(reader_pairs(frozen, images, (FrozenConv2d,), (FrozenConv2d,)))
+    pairs = reader_pairs(frozen, images, (FrozenConv2d,), (FrozenConv2d,))
+    follower_of = dict(neighbours(frozen, FrozenConv2d).intersection(pairs))
     for name in follower_of.keys() - follower_of.values():
         first, follower = frozen.get_submodule(name), follower_of.get(name)
         assert isinstance(first, FrozenConv2d)

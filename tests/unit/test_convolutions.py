@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -46,6 +47,8 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
         {"in_channels": 3, "kernel_size": 2, "padding": 1, "stride": 3},
         {"in_channels": 3, "kernel_size": 3, "padding": 1, "stride": (1, 2)},
         {"in_channels": 3, "kernel_size": 3, "padding": 1, "stride": 2, "dilation": 2},
+        {"in_channels": 4, "kernel_size": 3, "padding": 1, "stride": 2, "groups": 2},
+        {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "padding": 1, "stride": 2, "groups": 3},
     ],
     ids=str,
 )
@@ -137,3 +140,32 @@ def test_a_packed_weight_serves_other_shapes_and_copies() -> None:
     of_few, of_many = first(few), second(many)
     assert torch.equal(first(many), of_many), "which batch came first does not matter"
     assert torch.equal(copy.deepcopy(second)(few), of_few)
+
+
+def test_a_changed_weight_is_packed_anew() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 8, 3, 2, 1).requires_grad_(False)
+    frozen = FrozenConv2d(conv, None)
+    other = nn.Conv2d(3, 8, 3, 2, 1).requires_grad_(False)
+    images = torch.rand(2, 3, 9, 9).requires_grad_(True)
+
+    def assert_same() -> None:
+        found, expected = (
+            torch.autograd.grad(layer(images).square().sum(), images)[0] for layer in (frozen, other)
+        )
+        assert torch.allclose(frozen(images), other(images), atol=1e-5)
+        assert torch.allclose(found, expected, atol=1e-4)
+
+    frozen(images).sum().backward()
+    frozen.load_state_dict(other.state_dict())
+    assert_same()
+    for layer in (frozen, other):
+        layer.weight.mul_(2)
+    assert_same()
+    frozen, before = copy.deepcopy(frozen), frozen
+    frozen.weight.neg_()
+    other.weight.neg_()
+    assert_same()
+    assert not torch.allclose(frozen(images), before(images))
+    frozen = pickle.loads(pickle.dumps(frozen))
+    assert_same()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -102,8 +103,62 @@ def test_convolutions_that_nothing_else_reads_become_chains() -> None:
     layers = [module for module in victim.modules() if isinstance(module, FrozenConv2d)]
     followers = {id(follower) for layer in layers for follower in layer.followers}
     lengths = [1 + len(layer.followers) for layer in layers if id(layer) not in followers]
-    # what a skip connection reads ends a chain: the first of its block's inputs, and the last
-    assert lengths == [6, *[3] * 14, 4]
+    # a block's own forward ends a chain: it may do anything with what it is given
+    assert lengths == [1, 2, *[3] * 16, 1]
+
+
+class Branching(nn.Module):
+    """Leaves out its second convolution for bright images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.relu, self.head = nn.ReLU(), nn.Linear(8, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.relu(self.first(images))
+        if float(images.detach().mean()) < 0.5:
+            maps = self.second(maps)
+        return self.head(maps.mean((2, 3)))
+
+
+class Damping(nn.Module):
+    """Looks at the values that pass."""
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps * 0.1 if float(maps.detach().abs().max()) > 2 else maps
+
+
+def with_damping() -> nn.Module:
+    damping = Damping()  # the same twice: the children of a Sequential are listed once
+    return nn.Sequential(
+        damping, nn.Conv2d(3, 8, 3), damping, nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [Branching, with_damping])
+def test_what_the_example_does_not_show_stays_right(build: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    victim = prepare_victim(model, "cpu", 0.2 * images_of())
+    assert victim.frozen_layers == 2
+    assert_same_logits(model, victim, 0.2 * images_of())
+    assert_same_logits(model, victim, 1 - 0.2 * images_of())
+    assert_same_logits(model, victim, 1 + 20 * images_of())
+
+
+def test_a_hook_on_a_block_sees_its_own_result() -> None:
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 4, 3), nn.ReLU()),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+    )  # fmt: skip
+    seen: list[tuple[int, ...]] = []
+    model[0].register_forward_hook(lambda module, arguments, output: seen.append(tuple(output.shape)))
+    victim = prepare_victim(model.eval(), "cpu", images_of())
+    seen.clear()
+    victim(images_of()).sum()
+    assert set(seen) == {(len(images_of()), 8, 30, 30)}
 
 
 def test_a_transformer_works_unfused() -> None:
