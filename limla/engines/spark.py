@@ -209,8 +209,7 @@ class _Job:
                             advance(answer.num_parts)
                 if number not in done:
                     if is_over:
-                        assert self._error is not None
-                        raise self._error
+                        raise self._error or self._lost(number)
                     news.look(self._answers is not None, self._num_under_way)
                     self._ended.wait(_SECONDS_BETWEEN_LOOKS)
             answer = done.pop(number)
@@ -231,6 +230,13 @@ class _Job:
         if self._thread.is_alive() and self._active is None:
             end_java()
             self._thread.join(_SECONDS_TO_END)
+
+    def _lost(self, number: int) -> ChildProcessError:
+        # Spark only logs that an accumulator could not be updated, and takes the task for done
+        return ChildProcessError(
+            f"Spark finished, but the result of item {number + 1} of {len(self._items)} did not arrive; "
+            "run this command again"
+        )
 
     def _take(self) -> list[_Answer]:
         if self._answers is None:
@@ -274,9 +280,14 @@ class _Job:
         cores_per_item = context.defaultParallelism // len(self._items)
         task = _Task(self._work, str(Path.cwd()), self._num_workers, cores_per_item, answers)
         rdd = context.parallelize(self._items, len(self._items))
-        context.addJobTag(tag)
         self._answers = answers
-        rdd.foreachPartition(task)
+        context.addJobTag(tag)
+        try:
+            rdd.foreachPartition(task)
+        finally:
+            # with PYSPARK_PIN_THREAD=false the user's own jobs would carry it too
+            with suppress(Py4JError, OSError):
+                context.removeJobTag(tag)
 
     def _watch(self, context: SparkContext, tag: str) -> None:
         """See what is under way; cancel a job that was given up, or that no executor works on."""

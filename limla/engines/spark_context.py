@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -28,6 +29,8 @@ from limla.errors import MissingDependencyError, SettingsError
 LOG_VARIABLE = "LIMLA_SPARK_LOG"
 """Environment variable: the file that Spark's own log is appended to; without it the log is thrown away."""
 _SECONDS_TO_CONNECT = 5.0
+_SECONDS_TO_END_JAVA = 5.0
+"""So long Java may end in order, before it is killed."""
 _LOST_TASK = re.compile(r"Lost task \S+ in stage \S+ \(TID \d+\) \((?P<where>[^)]*)\): ")
 _NUMBER = r"\s*0*[1-9]\d*\s*"
 _FORMS = (
@@ -113,13 +116,22 @@ def _has_ended(gateway: Any) -> bool:
 
 
 def end_java() -> None:
-    """Tell Java to end in order, with what it still does; calls into it that are under way fail."""
+    """Tell Java to end in order, with what it still does, and see it end; calls into it that are under way fail."""
     gateway, SparkContext._gateway, SparkContext._jvm = SparkContext._gateway, None, None
+    # the next map would take it for the user's own
+    SparkContext._active_spark_context = None
     process: subprocess.Popen[bytes] | None = getattr(gateway, "proc", None)
-    if process is not None:
-        process.terminate()
+    if process is None:
+        return
+    process.terminate()
+    try:
+        process.wait(_SECONDS_TO_END_JAVA)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
+@functools.cache  # once per process, however often Java starts: another handler would write each line again
 def _log_quietly() -> None:
     """What py4j logs, it raises too: traces go to the log of Spark, if there is one, and not to the screen."""
     name = os.environ.get(LOG_VARIABLE)
