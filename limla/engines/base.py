@@ -6,7 +6,7 @@ The work is one call per item. The engine hands each call a `Share`: the means t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -18,7 +18,12 @@ class Share:
 
     Args:
         advance: called with the number of parts done since the last call.
+
+    Attributes:
+        num_threads: that compute the parts of all items here.
     """
+
+    num_threads: int = 1
 
     def __init__(self, advance: Callable[[int], None] = lambda n: None) -> None:
         self.advance = advance
@@ -29,15 +34,21 @@ class Share:
 
 
 class Engine(Protocol):
-    """Calls the work once per item, somewhere."""
+    """Calls the work once per item, somewhere.
+
+    An engine that does so in this process may say it by a true `works_here`: a stage then loads early what its work
+    will need.
+    """
 
     def map(
         self,
         work: Callable[[Item, Share], Result],
         items: Sequence[Item],
         advance: Callable[[int], None] = lambda n: None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """`work(item, share)` for each item; the results come in the items' order.
+
+        Close what is returned where it may not be read to its end: work under way is then stopped at once.
 
         Work, items and results must pickle: other processes or machines may do the work.
 

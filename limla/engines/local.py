@@ -32,6 +32,11 @@ class LocalEngine:
             raise SettingsError(f"{num_workers} workers: choose at least 1")
         self.num_workers = num_workers or usable_cores()
 
+    @property
+    def works_here(self) -> bool:
+        """See `Engine`: with few cores."""
+        return self.num_workers <= THREADS_PER_PROCESS
+
     def map(
         self,
         work: Callable[[Item, Share], Result],

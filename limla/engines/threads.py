@@ -57,6 +57,7 @@ class ThreadShare(Share):
     ) -> None:
         super().__init__(advance)
         self._pool = pool
+        self.num_threads = num_threads
         self._depth = 2 * num_threads + 2
         self._turn = turn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,8 @@ def _make(work: PackShard, plans: list[ShardPlan], progress: Progress, engine: E
     if not plans:
         return
     num_photos = sum(len(plan.photos) for plan in plans)
-    with progress.stage("packing", num_photos) as advance:
-        for name in engine.map(work, plans, advance):
+    with progress.stage("packing", num_photos) as advance, closing(engine.map(work, plans, advance)) as names:
+        for name in names:
             check_visible(part_path(work.folder / name))
 
 

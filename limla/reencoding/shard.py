@@ -31,6 +31,8 @@ from limla.types import Image
 
 _RUN_BYTES = 1 << 18
 _RUN_SAMPLES = 64
+_RUNS_PER_THREAD = 4
+"""At least as many, where a shard has the samples: a shard of a few small ones keeps all threads busy too."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ReencodeShard:
             samples = stack.enter_context(_SourceShard(folder / job.shard.name, copy, job.shard.num_samples))
             files = [stack.enter_context(_TargetShard(target, job.shard.split)) for target in targets]
             encode = functools.partial(self._encode, samples, job)
-            results = stack.enter_context(closing(share.spread(encode, samples.runs())))
+            results = stack.enter_context(closing(share.spread(encode, samples.runs(share.num_threads))))
             for run in results:
                 for encoded in run:
                     for file, (members, cost) in zip(files, encoded, strict=True):
@@ -235,11 +237,12 @@ class _SourceShard:
             assert span is not None
             yield span[0]
 
-    def runs(self) -> Iterator[range]:
+    def runs(self, num_threads: int) -> Iterator[range]:
         """The numbers of all samples, in order, in runs of about `_RUN_BYTES`: a thread is called once for each."""
+        most = min(_RUN_SAMPLES, max(1, len(self._places) // (_RUNS_PER_THREAD * num_threads)))
         first, start = 0, 0
         for number, offset in enumerate(self._starts()):
-            if number > first and (number - first >= _RUN_SAMPLES or offset - start >= _RUN_BYTES):
+            if number > first and (number - first >= most or offset - start >= _RUN_BYTES):
                 yield range(first, number)
                 first, start = number, offset
         if first < len(self._places):

@@ -6,11 +6,13 @@ import hashlib
 import heapq
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from limla.codecs import build_codec
 from limla.codecs.base import Codec
+from limla.engines import build_engine
 from limla.engines.base import Engine
 from limla.errors import SettingsError
 from limla.files import absolute, check_visible, exclusive, remove_unfinished
@@ -97,6 +99,7 @@ def reencode(
     Raises `DataError` for missing or damaged source shards, `SettingsError` when a folder was made with other
     settings or another process is at work on `data_dir`, `OSError` when the disk is full.
     """
+    engine = engine or build_engine(settings.engine, settings.workers)
     source = read_manifest(data_dir / SOURCE)
     for split in source.splits():
         # presence and size now, the contents as each shard comes to its turn
@@ -110,11 +113,11 @@ def reencode(
                 variant.tidy()
         jobs = _jobs(data_dir, source, pending, settings)
         work = ReencodeShard(absolute(data_dir), SOURCE, settings.build_codec())
-        if jobs:
+        if jobs and getattr(engine, "works_here", False):
             pool.submit(work.prepare, settings.qualities)  # what it raises, the first image raises again
         list(pool.map(Variant.begin, pending))
         try:
-            _run(work, jobs, progress, engine or ENGINES.load(settings.engine)(settings.workers))
+            _run(work, jobs, progress, engine)
         finally:
             for variant in pending:
                 remove_unfinished(variant.folder)
@@ -210,7 +213,8 @@ def _run(work: ReencodeShard, jobs: list[ShardJob], progress: Progress, engine: 
     num_images = sum(job.shard.num_samples for job in jobs)
     qualities = sorted({quality for job in jobs for quality in job.qualities})
     shown = ", ".join(map(str, qualities)) if len(qualities) <= 8 else f"{len(qualities)} values"
-    with progress.stage(f"re-encoding at {work.codec.scale.knob} {shown}", num_images) as advance:
-        for job, name in zip(jobs, engine.map(work, jobs, advance), strict=True):
+    title = f"re-encoding at {work.codec.scale.knob} {shown}"
+    with progress.stage(title, num_images) as advance, closing(engine.map(work, jobs, advance)) as names:
+        for job, name in zip(jobs, names, strict=True):
             for quality in job.qualities:
                 check_visible(part_path(work.data_dir / variant_name(work.codec.name, quality) / name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Elsewhere:
 
     def map(
         self, work: Any, items: Sequence[Any], advance: Callable[[int], None] = lambda n: None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         if self._shared and self._disk:
             name = "folder" if isinstance(work, PackShard) else "data_dir"
             work = replace(work, **{name: self._disk / getattr(work, name).relative_to(self._shared)})

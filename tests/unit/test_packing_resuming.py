@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ class StopsAfter:
     def __init__(self, num_shards: int) -> None:
         self.num_shards = num_shards
 
-    def map(self, work: Any, items: Sequence[Any], advance: Callable[[int], None]) -> Iterator[Any]:
+    def map(
+        self, work: Any, items: Sequence[Any], advance: Callable[[int], None]
+    ) -> Generator[Any, None, None]:
         yield from LocalEngine(2).map(work, items[: self.num_shards], advance)
         raise KeyboardInterrupt
 
@@ -242,7 +244,9 @@ def test_a_photo_that_changes_while_it_is_packed_is_an_error(tmp_path: Path) -> 
         def __init__(self, change: Callable[[], object]) -> None:
             self.change = change
 
-        def map(self, work: Any, items: Sequence[Any], advance: Callable[[int], None]) -> Iterator[Any]:
+        def map(
+            self, work: Any, items: Sequence[Any], advance: Callable[[int], None]
+        ) -> Generator[Any, None, None]:
             self.change()
             yield from LocalEngine(1).map(work, items, advance)
 

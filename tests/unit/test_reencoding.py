@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from limla.cli import limla
 from limla.cli.options import parse_measure, parse_qualities
 from limla.codecs.decoding import decode_image
 from limla.codecs.jpeg import JpegCodec
+from limla.engines.base import Share
+from limla.engines.local import LocalEngine
 from limla.errors import SettingsError, UnknownNameError
 from limla.files import canonical_json
 from limla.manifest import list_variants, read_manifest, verify_shards
 from limla.metrics import psnr_db, ssim
 from limla.reencoding import ReencodeSettings, reencode
 from limla.reencoding import shard as reencoding_shard
+from limla.reencoding import stage as reencoding_stage
 from limla.results import ENCODING_SCHEMA, read_encodings
 from limla.shard_reader import ShardReader
 from tests.listening import Listening
@@ -254,6 +257,73 @@ def test_bytes_do_not_depend_on_how_many_images_are_handed_out_together(
     monkeypatch.setattr(reencoding_shard, "_RUN_SAMPLES", run_samples)
     reencode(fresh, SETTINGS)
     assert hashes(fresh) == hashes(reference)
+
+
+class FourThreads(Share):
+    """As an engine with four threads would ask; keeps what it is asked to spread."""
+
+    num_threads = 4
+
+    def __init__(self, advance: Callable[[int], None], runs: list[range]) -> None:
+        super().__init__(advance)
+        self.runs = runs
+
+    def spread(self, function: Callable[[Any], Any], arguments: Iterable[Any]) -> Generator[Any, None, None]:
+        for run in arguments:
+            self.runs.append(run)
+            yield function(run)
+
+
+class OtherEngine:
+    """In this process, though it does not say so; remembers the runs of images, and when it was closed."""
+
+    def __init__(self) -> None:
+        self.runs: list[range] = []
+        self.is_closed = False
+
+    def map(
+        self, work: Callable[[Any, Share], Any], items: Sequence[Any], advance: Callable[[int], None]
+    ) -> Generator[Any, None, None]:
+        try:
+            for item in items:
+                yield work(item, FourThreads(advance, self.runs))
+        finally:
+            self.is_closed = True
+
+
+def test_every_thread_gets_some_of_a_shards_few_small_images(fresh: Path, reference: Path) -> None:
+    engine = OtherEngine()
+    reencode(fresh, SETTINGS, engine=engine)  # type: ignore[arg-type]
+    assert len(engine.runs) == 19, "a shard holds less than four runs for each thread, so each image is one"
+    assert hashes(fresh) == hashes(reference)
+
+
+@pytest.mark.parametrize(
+    ("engine", "is_called"), [(LocalEngine(2), True), (LocalEngine(9), False), (None, False)]
+)
+def test_a_codec_is_prepared_where_this_process_encodes(
+    engine: LocalEngine | None, is_called: bool, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        reencoding_shard.ReencodeShard, "prepare", lambda work, qualities: called.append(qualities)
+    )
+    reencode(fresh, SETTINGS, engine=engine or OtherEngine())  # type: ignore[arg-type]
+    assert called == [SETTINGS.qualities] * is_called
+
+
+def test_an_interruption_between_two_shards_closes_the_engine(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    engine = OtherEngine()
+    monkeypatch.setattr(reencoding_stage, "check_visible", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        reencode(fresh, SETTINGS, engine=engine)  # type: ignore[arg-type]
+    assert caught.traceback, "which keeps the frames and what they hold: nothing is left to their end"
+    assert engine.is_closed
 
 
 @pytest.mark.parametrize("class_name", [None, "cat", 'ä "quoted" \\'])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class OneByOne:
         work: Callable[[Item, Share], Result],
         items: Sequence[Item],
         advance: Callable[[int], None] = lambda n: None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         for number, item in enumerate(items):
             if number == self.stop_at:
                 raise KeyboardInterrupt
