@@ -45,9 +45,8 @@ def prepare(source: Path, photo: Photo, settings: PackSettings) -> Prepared | Re
     Raises `DataError` when it is not the file that was found: gone, or of another size.
     """
     try:
-        data = read_regular(
-            f"{source}/{photo.path}"
-        )  # a Path would keep the name in a table of the interpreter's
+        # a Path would keep the name in a table of the interpreter's
+        data = read_regular(f"{source}/{photo.path}")
     except DataError as error:
         return Refused(photo.path, str(error))
     except FileNotFoundError as error:
