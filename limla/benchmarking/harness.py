@@ -157,16 +157,11 @@ def compare(
     rows: list[PassRow] = []
 
     def measure(one: Contender, number: int) -> None:
-        os.sync()  # what the one before left unwritten is not this one's burden
-        with _Child(one) as child:
-            if number == 0:
-                memory[one.name], timed = child.checked()
-                facts[one.name] = timed.facts
-                if rounds:
-                    return
-                first = None
-            else:
-                first, timed = child.warmed_up(), child.measured()
+        peak, first, timed = _run(one, is_timed=number > 0)
+        if number == 0:
+            memory[one.name], facts[one.name] = peak, timed.facts
+            if rounds:
+                return
         first_passes[one.name].append(first or timed)
         rows.extend(_pass_rows(one.name, max(1, number), timed))
 
@@ -193,6 +188,16 @@ def compare(
         skipped,
         agreement,
     )
+
+
+def _run(one: Contender, is_timed: bool) -> tuple[Memory | None, Pass | None, Pass]:
+    """In a fresh process: its peak memory where it is not timed, its first pass where it makes two, and its last."""
+    os.sync()  # what the one before left unwritten is not this one's burden
+    with _Child(one) as child:
+        if is_timed:
+            return None, child.warmed_up(), child.measured()
+        peak, done = child.checked()
+        return peak, None, done
 
 
 class _UnavailableError(Exception):
