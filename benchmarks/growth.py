@@ -11,7 +11,6 @@ way (21 bytes and the key each); training keeps the shards' indexes (36 bytes an
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limla.benchmarking.data import natural_image
+from limla.benchmarking.folders import temporary_folder
 from limla.benchmarking.harness import Contender, ContenderRow, compare
 from limla.benchmarking.passes import Steps
 from limla.benchmarking.stages import make_checkpoint
@@ -151,8 +151,8 @@ def measure(num_images: int, progress: Progress) -> list[GrowthRow]:
 
 
 def _measure_one(num_images: int, progress: Progress) -> Sequence[ContenderRow]:
-    with tempfile.TemporaryDirectory(prefix="limla-growth-") as folder:
-        photos, data_dir, results = (str(Path(folder) / name) for name in ("photos", "small", "results"))
+    with temporary_folder() as folder:
+        photos, data_dir, results = (str(folder / name) for name in ("photos", "small", "results"))
         progress.say(f"generating {num_images} images of {SIDE} × {SIDE} pixels")
         write_small_images(Path(photos), num_images)
         of_stage: dict[str, dict[str, str]] = {
