@@ -6,7 +6,8 @@
 writes benchmarks/results/intervals.json, and from it the table between the two marks in docs/report.md. A test set is
 drawn again and again: the class of each image evenly from the classes, its prediction right with a given share, else
 evenly one of the other classes. By that symmetry accuracy and all three macro scores have the given share as their
-truth, so one draw judges Wilson's interval of the accuracy and the bootstrap of the macro scores side by side.
+truth, so one draw judges Wilson's interval of the accuracy and the bootstrap of the macro scores side by side. Where
+the report gives no interval, because too few images are right or wrong, none is judged.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from limla.statistics import ScoreIntervals, macro_score_intervals, proportion_i
 ROOT = Path(__file__).parents[1]
 MARK = "<!-- made by benchmarks/intervals.py -->"
 NUM_IMAGES = (30, 60, 300)
-SHARES_RIGHT = (0.5, 0.9, 0.98)
+SHARES_RIGHT = (0.1, 0.5, 0.9, 0.98)
 METRICS = ("accuracy", *ScoreIntervals._fields)
 _TITLES = {
     "accuracy": "accuracy (Wilson)",
@@ -48,7 +49,10 @@ def draw_confusion(
 
 
 def simulate(num_images: int, num_classes: int, share_right: float, num_trials: int) -> list[dict[str, Any]]:
-    """Per metric: the share of trials whose interval holds `share_right`, and of those with a width of zero."""
+    """Per metric: the share of trials with an interval, and among these: its coverage of `share_right`, its width.
+
+    Coverage and width are None where no trial had one.
+    """
     generator = np.random.default_rng([num_images, num_classes, round(1000 * share_right)])
     ends = np.empty((num_trials, len(METRICS), 2))
     for trial in range(num_trials):
@@ -56,40 +60,48 @@ def simulate(num_images: int, num_classes: int, share_right: float, num_trials: 
         ends[trial, 0] = proportion_interval(int(np.trace(confusion)), num_images)
         ends[trial, 1:] = macro_score_intervals(confusion, seed=trial)
     low, high = ends[..., 0], ends[..., 1]
-    holds, is_point = (low <= share_right) & (share_right <= high), high == low
+    holds, is_shown = (low <= share_right) & (share_right <= high), np.isfinite(low)
     return [
         {
             "num_images": num_images,
             "share_right": share_right,
             "metric": metric,
-            "coverage": float(holds[:, number].mean()),
-            "zero_width": float(is_point[:, number].mean()),
-            "mean_width": round(float((high - low)[:, number].mean()), 5),
+            "shown": float(shown.mean()),
+            "coverage": float(holds[shown, number].mean()) if shown.any() else None,
+            "mean_width": round(float((high - low)[shown, number].mean()), 5) if shown.any() else None,
         }
         for number, metric in enumerate(METRICS)
+        for shown in [is_shown[:, number]]
     ]
 
 
 def markdown(data: dict[str, Any]) -> str:
     """The table for docs/report.md, with what it is: coverage in percent, one line per setting."""
-    found = {(row["num_images"], row["share_right"], row["metric"]): row["coverage"] for row in data["rows"]}
+    found = {(row["num_images"], row["share_right"], row["metric"]): row for row in data["rows"]}
     settings = dict.fromkeys((num_images, share) for num_images, share, _ in found)
     versions = data["machine"]["versions"]
     caption = (
         f"How often of {data['num_trials']:,} simulated test sets of {data['num_classes']} classes the 95% interval "
-        f"held the truth, in %\n(`{data['command']}`; numpy {versions['numpy']}, scipy {versions['scipy']}):"
+        f"held the truth, in %\n(`{data['command']}`; numpy {versions['numpy']}, scipy {versions['scipy']});\n"
+        "for the macro scores, of those that have one, whose share is in the column before:"
     )
     return f"{caption}\n\n" + table(
-        ["images", "of them right", *_TITLES.values()],
+        ["images", "of them right", _TITLES["accuracy"], "macro: has one", *list(_TITLES.values())[1:]],
         [
             [
                 str(num_images),
                 f"{100 * share:g}%",
-                *(f"{100 * found[num_images, share, metric]:.1f}" for metric in METRICS),
+                _percent(found[num_images, share, "accuracy"]["coverage"]),
+                _percent(found[num_images, share, "recall_macro"]["shown"]),
+                *(_percent(found[num_images, share, metric]["coverage"]) for metric in METRICS[1:]),
             ]
             for num_images, share in settings
         ],
     )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def write_table(data: dict[str, Any], page: Path) -> None:

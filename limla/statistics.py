@@ -45,6 +45,11 @@ def mean_interval(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean - half, mean + half)
 
 
+FEWEST_OF_EACH = 3
+"""So many images must be right, and so many wrong, for a bootstrap of macro scores to say anything: its resamples vary
+only in what occurred. `benchmarks/intervals.py` simulates how often the intervals that remain hold the truth."""
+
+
 class ScoreIntervals(NamedTuple):
     """Intervals of the macro scores of one confusion matrix."""
 
@@ -59,10 +64,12 @@ def macro_score_intervals(
     """Percentile bootstrap intervals of macro precision, recall and F1 (Efron & Tibshirani, 1993, ch. 13).
 
     Resampling the images of a confusion matrix with replacement is drawing a new matrix from the multinomial
-    of its cells, so the matrix is all that is needed: no loop over images.
+    of its cells, so the matrix is all that is needed: no loop over images. With fewer than `FEWEST_OF_EACH` images
+    right, or wrong, all ends are NaN.
     """
     total = int(confusion.sum())
-    if total == 0:
+    num_right = int(np.trace(confusion))
+    if min(num_right, total - num_right) < FEWEST_OF_EACH:
         nothing = Interval(math.nan, math.nan)
         return ScoreIntervals(nothing, nothing, nothing)
     # only cells that occurred can be drawn; with a thousand classes that is the difference between MB and GB

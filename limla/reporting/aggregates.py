@@ -64,7 +64,7 @@ def metric_rows(predictions: Predictions) -> list[MetricRow]:
     Without an attack: accuracy, precision_macro, recall_macro, f1_macro, loss. Under an attack:
     robust_accuracy and attack_success_rate in the place of accuracy. Intervals: Wilson for the proportions,
     a bootstrap over images for the macro scores, Student's t for the mean loss (nats); None where there is
-    nothing to estimate one from.
+    nothing, or too little, to estimate one from.
 
     The attack success rate pairs each image with itself under the same condition without the attack; its
     `num_samples` counts the images that were correct before. Where that clean condition is not among

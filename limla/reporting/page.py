@@ -25,6 +25,7 @@ from limla.reporting.pictures import MAGNIFICATION, sample_strip
 from limla.reporting.sections import Point, Section, Slot, Subject, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
 from limla.results import Condition, MetricRow, read_predictions
+from limla.statistics import FEWEST_OF_EACH
 
 _MAX_CLASSES = 30
 _MAX_CLASS_FIGURES = 4
@@ -123,6 +124,7 @@ def _render(
         versions=_versions(),
         num_conditions=len({row.condition for row in rows}),
         magnification=MAGNIFICATION,
+        fewest_of_each=FEWEST_OF_EACH,
     )
 
 
@@ -315,7 +317,7 @@ def _cell(section: Section, slot: Slot, cell: Condition, found: dict[str, Metric
         "attack": slot[2].label,
         "seed": "–" if cell.seed < 0 else cell.seed,
         "num_samples": first.num_samples,
-        "values": [*(_text(row) for row in shares), _loss(found["loss"])],
+        "values": [*map(_text, shares[:2]), *map(_macro, shares[2:]), _loss(found["loss"])],
     }
 
 
@@ -323,6 +325,12 @@ def _text(row: MetricRow | None) -> str:
     if row is None:
         return "–"
     return percent(Point(row.value, row.ci_low, row.ci_high, row.num_samples, 1)).replace("%", "")
+
+
+def _macro(row: MetricRow | None) -> str:
+    """A score, and a dash where there is too little to estimate its interval from."""
+    is_alone = row is not None and row.ci_low is None and not math.isnan(row.value)
+    return f"{_text(row)} [–]" if is_alone else _text(row)
 
 
 def _loss(row: MetricRow) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from pathlib import Path
 from types import ModuleType
 
@@ -32,16 +33,17 @@ def test_the_draws_are_right_in_the_given_share_and_even_elsewhere(intervals: Mo
 def test_coverage_counts_the_intervals_that_hold_the_truth(
     intervals: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends = iter([(0.8, 1.0), (0.95, 1.0), (0.9, 0.9), (0.5, 0.89)])
+    ends = iter([(0.8, 1.0), (0.95, 1.0), (math.nan, math.nan), (0.9, 0.9), (0.5, 0.89)])
     monkeypatch.setattr(intervals, "proportion_interval", lambda *_: next(ends))
-    accuracy = intervals.simulate(num_images=30, num_classes=5, share_right=0.9, num_trials=4)[0]
-    assert (accuracy["metric"], accuracy["coverage"], accuracy["zero_width"]) == ("accuracy", 0.5, 0.25)
+    accuracy = intervals.simulate(num_images=30, num_classes=5, share_right=0.9, num_trials=5)[0]
+    assert (accuracy["metric"], accuracy["coverage"], accuracy["shown"]) == ("accuracy", 0.5, 0.8)
+    assert accuracy["mean_width"] == pytest.approx((0.2 + 0.05 + 0.39) / 4)
 
 
-def test_where_all_are_right_the_bootstrap_has_no_width(intervals: ModuleType) -> None:
+def test_where_all_are_right_the_macro_scores_have_no_interval(intervals: ModuleType) -> None:
     accuracy, *macro = intervals.simulate(num_images=30, num_classes=5, share_right=1.0, num_trials=3)
-    assert accuracy["zero_width"] == 0
-    assert [row["zero_width"] for row in macro] == [1, 1, 1]
+    assert accuracy["shown"] == 1
+    assert [(row["shown"], row["coverage"], row["mean_width"]) for row in macro] == [(0, None, None)] * 3
 
 
 def test_the_command_writes_the_json_and_the_table_in_its_place(intervals: ModuleType, tmp_path: Path) -> None:

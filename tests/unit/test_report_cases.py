@@ -38,6 +38,20 @@ def test_hostile_model_and_attack_names(tmp_path: Path) -> None:
     assert "onerror=alert(1)" in "".join(reader.text)
 
 
+@pytest.mark.parametrize(
+    ("num_right", "macro"), [(60, "100.0 [–] 100.0 [–] 100.0 [–]"), (58, "[–]"), (57, None)]
+)
+def test_a_macro_score_without_an_interval_says_why(tmp_path: Path, num_right: int, macro: str | None) -> None:
+    write_predictions(tmp_path, condition(None), rows_with(num_right))
+    text = text_of(report(tmp_path, None, tmp_path / "r.html"))
+    reason = "[–]: fewer than 3 images are right, or wrong, which is too few"
+    assert reason in text
+    shown = text.replace(reason, "")
+    assert macro in shown if macro else "[–]" not in shown
+    ends = [row["ci_low"] for row in read_csv(tmp_path / "metrics.csv") if row["metric"].endswith("_macro")]
+    assert [bool(end) for end in ends] == [macro is None] * 3
+
+
 def test_identical_images_leave_the_mean_and_are_counted(tmp_path: Path) -> None:
     data, results = write_data(tmp_path / "flowers"), write_results(tmp_path / "results")
     rows = [

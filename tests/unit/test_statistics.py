@@ -101,11 +101,26 @@ def test_macro_intervals_are_seeded_and_narrow_with_samples() -> None:
     few, many = macro_score_intervals(confusion), macro_score_intervals(confusion * 100)
     for small, large in zip(few, many, strict=True):
         assert (large.high - large.low) < (small.high - small.low) / 5
-    for interval in macro_score_intervals(np.diag([5, 9])):
-        assert interval == (1.0, 1.0)
-    assert all(
-        math.isnan(end) for interval in macro_score_intervals(np.zeros((3, 3), np.int64)) for end in interval
-    )
+
+
+@pytest.mark.parametrize(
+    ("confusion", "is_known"),
+    [
+        ([[0, 0], [0, 0]], False),
+        ([[50, 0], [0, 90]], False),  # every resample would be right on all: an interval of no width
+        ([[0, 50], [90, 0]], False),
+        ([[50, 1], [1, 90]], False),
+        ([[50, 2], [1, 90]], True),
+        ([[1, 50], [90, 1]], False),
+        ([[1, 50], [90, 2]], True),
+    ],
+)
+def test_macro_intervals_need_some_images_right_and_some_wrong(
+    confusion: list[list[int]], is_known: bool
+) -> None:
+    intervals = macro_score_intervals(np.array(confusion))
+    assert [math.isfinite(end) for interval in intervals for end in interval] == [is_known] * 6
+    assert not is_known or all(low < high for low, high in intervals)
 
 
 def test_cramers_v_by_hand() -> None:
