@@ -21,6 +21,7 @@ from limla.engines.local import LocalEngine
 from limla.errors import DataError, SettingsError
 from limla.manifest import FILE_NAME
 from limla.packing import PackSettings, pack
+from limla.packing import stage as packing_stage
 from limla.packing.discovery import discover
 from limla.packing.splitting import plan
 from tests.conftest import natural_like
@@ -279,3 +280,28 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pyte
     assert "2 of 9 shards are there already" in said.lines[0]
     pack(raw, tmp_path / "whole" / "set", PackSettings(max_shard_samples=5))
     assert contents(out / "source") == contents(tmp_path / "whole" / "set" / "source")
+
+
+def test_an_interruption_between_two_shards_closes_the_engine(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed:
+        is_closed = False
+
+        def map(
+            self, work: Any, items: Sequence[Any], advance: Callable[[int], None]
+        ) -> Generator[Any, None, None]:
+            try:
+                yield from LocalEngine(1).map(work, items, advance)
+            finally:
+                self.is_closed = True
+
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    engine = Closed()
+    monkeypatch.setattr(packing_stage, "check_visible", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pack(photo_folder, tmp_path / "out", PackSettings(max_shard_samples=5), engine=engine)  # type: ignore[arg-type]
+    assert caught.traceback, "which keeps the frames and what they hold: nothing is left to their end"
+    assert engine.is_closed
