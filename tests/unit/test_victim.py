@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -18,56 +16,7 @@ from limla.models import memory, parts
 from limla.models.convolutions import FrozenConv2d
 from limla.models.memory import keep_large_activations
 from limla.models.victim import TOLERANCE, prepare_victim
-
-
-def lived_in(model: nn.Module, side: int = 32) -> nn.Module:
-    """Give the batch norms weights and statistics that matter, as training would; in eval mode."""
-    torch.manual_seed(0)
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-        if norm.affine:
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias, 0, 0.2)
-    with torch.no_grad():
-        model.train()(torch.rand(8, 3, side, side))
-    for norm in norms:
-        norm.momentum = 0.1
-    return model.eval()
-
-
-def images_of(side: int = 32, num_images: int = 3) -> Tensor:
-    return torch.rand(num_images, 3, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def eval_logits(model: nn.Module, images: Tensor) -> Tensor:
-    reference = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        return reference(images)
-
-
-def assert_same_logits(model: nn.Module, victim: nn.Module, images: Tensor) -> None:
-    expected, found = eval_logits(model, images), victim(images)
-    assert float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
-
-
-class ConvNet(nn.Module):
-    """Two convolutions with batch norms; the subclasses below are users' models with habits of their own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(8)
-        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
-        self.bn2 = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 5)
-
-    def features(self, images: Tensor) -> Tensor:
-        hidden = torch.relu_(self.bn1(self.conv1(images)))
-        return torch.relu_(self.bn2(self.conv2(hidden)))
-
-    def forward(self, images: Tensor) -> Any:
-        return self.head(self.features(images).mean(dim=(2, 3)))
+from tests.unit.convnets import ConvNet, assert_same_logits, eval_logits, images_of, lived_in
 
 
 @pytest.mark.parametrize(
@@ -210,164 +159,6 @@ def test_without_an_example_nothing_is_changed() -> None:
     assert torch.equal(victim(images_of()), eval_logits(model, images_of()))
 
 
-class Branching(ConvNet):
-    """torch.fx cannot trace control flow that depends on the data."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.features(images)
-        if float(features.detach().mean()) > 1e6:
-            features = features * 0
-        for _ in range(int(images.shape[0] > 1)):
-            features = features + 1
-        return self.head(features.mean(dim=(2, 3)))
-
-
-class Viewing(ConvNet):
-    """`view` refuses a channels-last tensor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(8 * 32 * 32, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images).view(-1, 8 * 32 * 32))
-
-
-class SecondReader(ConvNet):
-    """The convolution's raw output is read a second time, so its norm must not be folded into it."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        raw = self.conv1(images)
-        hidden = torch.relu(self.bn1(raw)) + raw
-        return self.head(torch.relu(self.bn2(self.conv2(hidden))).mean(dim=(2, 3)))
-
-
-class HiddenReader(ConvNet):
-    """As above, through a detached path that the autograd graph does not show."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        raw = self.conv1(images)
-        hidden = torch.relu(self.bn1(raw)) + raw.detach()
-        return self.head(torch.relu(self.bn2(self.conv2(hidden))).mean(dim=(2, 3)))
-
-
-class CalledTwice(ConvNet):
-    def features(self, images: Tensor) -> Tensor:
-        hidden = torch.relu(self.bn1(self.conv1(images)))
-        hidden = torch.relu(self.bn2(self.conv2(hidden)))
-        return torch.relu(self.bn2(self.conv2(hidden)))
-
-
-class Shared(ConvNet):
-    """Two convolutions share one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv3 = nn.Conv2d(8, 8, 3, padding=1)
-        self.conv3.weight = self.conv2.weight
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.conv3(super().features(images))
-
-
-class OwnNorm(nn.BatchNorm2d):
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return super().forward(input) * 2
-
-
-class Subclassed(ConvNet):
-    def __init__(self) -> None:
-        super().__init__()
-        self.bn2 = OwnNorm(8)
-
-
-class BatchStatistics(ConvNet):
-    """A batch norm that has no running statistics normalises by the batch, in eval mode too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bn2 = nn.BatchNorm2d(8, track_running_stats=False)
-
-
-class NoAffine(ConvNet):
-    def __init__(self) -> None:
-        super().__init__()
-        self.bn2 = nn.BatchNorm2d(8, affine=False)
-
-
-class AsksTheNorm(ConvNet):
-    """Reads an attribute that an identity in the norm's place does not have."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        assert self.bn2.num_features == 8
-        return super().forward(images)
-
-
-class WeightNormed(ConvNet):
-    """The old weight_norm keeps a computed tensor that deepcopy refuses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            self.conv2 = nn.utils.weight_norm(self.conv2)
-
-
-class Parametrized(ConvNet):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv2 = nn.utils.parametrizations.weight_norm(self.conv2)
-
-
-class SpatioTemporal(ConvNet):
-    """5-D parameters cannot be channels-last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv3 = nn.Conv3d(8, 8, 1)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.conv3(super().features(images).unsqueeze(2)).squeeze(2)
-
-
-@pytest.mark.parametrize(
-    ("kind", "fused", "channels_last", "note"),
-    [
-        (Branching, 2, True, "not split: logits differ"),
-        (Viewing, 2, False, "not channels-last: RuntimeError"),
-        (SecondReader, 1, True, ""),
-        (HiddenReader, 0, True, "not fused: logits differ"),
-        (CalledTwice, 1, True, ""),
-        (Shared, 1, True, ""),
-        (Subclassed, 1, True, ""),
-        (BatchStatistics, 1, True, "not split: logits differ"),
-        (NoAffine, 2, True, ""),
-        (AsksTheNorm, 0, True, "not fused: AttributeError"),
-        (WeightNormed, 1, True, ""),
-        (Parametrized, 1, True, ""),
-        (SpatioTemporal, 2, True, ""),
-    ],
-)
-def test_models_with_habits(kind: type[ConvNet], fused: int, channels_last: bool, note: str) -> None:
-    torch.manual_seed(0)
-    model = lived_in(kind())
-    images = images_of()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        # deepcopy refuses weight_norm, so the reference is a second model of the same weights
-        reference = kind()
-        reference.load_state_dict(model.state_dict())
-    expected = reference.eval()(images).detach()
-    victim = prepare_victim(model, "cpu", images)
-    assert victim.fused_layers == fused
-    assert victim.channels_last is channels_last
-    assert note in " ".join(victim.notes)
-    assert bool(note) == bool(victim.notes)
-    assert float((victim(images) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
-    adversarial = build_attack("fgsm", 8 / 255).run(victim, images, torch.tensor([0, 1, 2]), seed=0)
-    assert not torch.equal(adversarial, images)
-
-
 def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = FrozenConv2d.image_gradient
     monkeypatch.setattr(FrozenConv2d, "image_gradient", lambda *arguments: 1.1 * right(*arguments))
@@ -393,30 +184,6 @@ def test_clean_passes_do_not_depend_on_the_number_of_threads(monkeypatch: pytest
         torch.set_num_threads(before)
     expected = eval_logits(model, images)
     assert float((one - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
-
-
-def test_hooks_still_run_and_keep_their_layer_unfused() -> None:
-    model = lived_in(ConvNet())
-    assert isinstance(model, ConvNet)
-    model.conv1.register_forward_hook(lambda module, arguments, output: output * 2)
-    victim = prepare_victim(model, "cpu", images_of())
-    assert victim.fused_layers == 1
-    assert_same_logits(model, victim, images_of())
-
-
-@pytest.mark.parametrize(
-    "outputs",
-    [lambda logits: {"logits": logits}, lambda logits: logits * float("nan"), lambda logits: logits.argmax(1)],
-)
-def test_outputs_that_are_no_logits_are_passed_on(outputs: Any) -> None:
-    class Odd(ConvNet):
-        def forward(self, images: Tensor) -> Any:
-            return outputs(super().forward(images))
-
-    model = lived_in(Odd())
-    victim = prepare_victim(model, "cpu", images_of())
-    found, expected = victim(images_of()), eval_logits(model, images_of())
-    assert type(found) is type(expected)
 
 
 def test_fast_attacks_are_the_plain_librarys() -> None:
