@@ -43,7 +43,7 @@ def assert_same_logits(model: nn.Module, victim: nn.Module, images: Tensor) -> N
 
 
 class ConvNet(nn.Module):
-    """Two convolutions with batch norms; the subclasses in test_victim_habits.py are users' models with habits of their own."""
+    """Two convolutions with batch norms; test_victim_habits.py derives users' models from it."""
 
     def __init__(self) -> None:
         super().__init__()
