@@ -47,7 +47,7 @@ def write_page(results: Path, docs: Path) -> None:
 
 _INTRODUCTION = """\
 `make bench RAW=folder` measures everything here on a machine of your own and writes this page; `limla bench` measures
-limla alone, on your photos or shards, in a few minutes. Both work alike:
+limla against its limits and plain torchattacks only, on your photos or shards. Both work alike:
 
 - Contenders take turns (A B C A B C …), and a ratio is taken within a round: what else the machine does disturbs
   neighbours in time alike. Shown are medians over the rounds, with the lowest and highest.

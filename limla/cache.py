@@ -215,7 +215,7 @@ def _fetch_index(path: Path, tar_path: UPath, shard: ShardEntry) -> None:
     if len(parse_index(data, source, shard.num_bytes)) != shard.num_samples:
         raise DataError(
             f"{source}: does not list the {shard.num_samples} samples the manifest says the tar holds; "
-            "make the folder again"
+            "remove the folder and make it again"
         )
     write_bytes(target, data)
 
@@ -281,7 +281,9 @@ def _download(file: io.FileIO, tar_path: UPath, shard: ShardEntry, stop: threadi
                     *(tar_path, done / 1e6, shard.num_bytes / 1e6, done / 1e6 / (now - started)),
                 )
     except FileNotFoundError as error:
-        raise DataError(f"{tar_path}: missing, though the manifest lists it; make the folder again") from error
+        raise DataError(
+            f"{tar_path}: missing, though the manifest lists it; remove the folder and make it again"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
@@ -294,10 +296,12 @@ def _download(file: io.FileIO, tar_path: UPath, shard: ShardEntry, stop: threadi
     if done != shard.num_bytes:
         raise DataError(
             f"{tar_path}: {done} bytes, but the manifest says {shard.num_bytes}: truncated or altered; "
-            "make the folder again"
+            "remove the folder and make it again"
         )
     if digest.hexdigest() != shard.sha256:
-        raise DataError(f"{tar_path}: altered since it was made (its SHA-256 differs); make the folder again")
+        raise DataError(
+            f"{tar_path}: altered since it was made (its SHA-256 differs); remove the folder and make it again"
+        )
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:

@@ -134,7 +134,7 @@ def _export_shard(
             if not 0 <= sample.label < len(class_folders):
                 raise DataError(
                     f"{reader.path}: sample '{sample.key}' is of class {sample.label}, "
-                    f"but the manifest knows {len(manifest.class_names)} classes; make the folder again"
+                    f"but the manifest knows {len(manifest.class_names)} classes; remove the folder and make it again"
                 )
             path = root / shard.split / class_folders[sample.label] / _file_name(sample)
             num_written += _write_new(path, bytes(sample.image))

@@ -100,13 +100,23 @@ def read_manifest(folder: AnyPath) -> Manifest:
     Raises `DataError` when the folder or manifest is missing (an interrupted run) or is not a limla manifest.
     """
     path = folder / FILE_NAME
+    text = _manifest_text(folder, path)
     try:
-        data = json.loads(read_bytes(path))
+        data = json.loads(text)
         if data.pop("format") != FORMAT:
             raise ValueError(f"the format is not {FORMAT}")
         data["class_names"] = tuple(data["class_names"])
         data["shards"] = tuple(ShardEntry(**shard) for shard in data["shards"])
         return Manifest(**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a limla manifest ({error}); remove the folder and make it again"
+        ) from error
+
+
+def _manifest_text(folder: AnyPath, path: AnyPath) -> bytes:
+    try:
+        return read_bytes(path)
     except FileNotFoundError as error:
         if not exists(folder):
             siblings = list_variants(folder.parent)
@@ -120,8 +130,6 @@ def read_manifest(folder: AnyPath) -> Manifest:
             f"{path}: missing, so the folder is unfinished: run the command that makes it again, "
             "or remove the folder first if that refuses it"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a limla manifest ({error}); make the folder again") from error
 
 
 def list_variants(data_dir: AnyPath) -> list[str]:
@@ -217,7 +225,7 @@ def check_sizes(
         num_bytes = there.get(shard.name)
         if num_bytes is None:
             raise DataError(
-                f"{folder / shard.name}: missing, though the manifest lists it; make the folder again"
+                f"{folder / shard.name}: missing, though the manifest lists it; remove the folder and make it again"
             )
         _check_size(folder / shard.name, num_bytes, shard)
         if there.get(index_path(Path(shard.name)).name) is None:
@@ -229,7 +237,7 @@ def _check_size(path: AnyPath, num_bytes: int, shard: ShardEntry) -> None:
     if num_bytes != shard.num_bytes:
         raise DataError(
             f"{path}: {num_bytes} bytes, but the manifest says {shard.num_bytes}: "
-            "truncated or altered; make the folder again"
+            "truncated or altered; remove the folder and make it again"
         )
 
 
@@ -249,7 +257,9 @@ def verify_shard(
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: missing, though the manifest lists it; make the folder again") from error
+        raise DataError(
+            f"{path}: missing, though the manifest lists it; remove the folder and make it again"
+        ) from error
     _check_size(path, status.st_size, shard)
     mark = (str(path.resolve()), status.st_size, status.st_mtime_ns, shard.sha256)
     if contents and mark not in _verified:
@@ -259,7 +269,9 @@ def verify_shard(
 
 def _check_hash(path: AnyPath, sha256: str, shard: ShardEntry) -> None:
     if sha256 != shard.sha256:
-        raise DataError(f"{path}: altered since it was made (its SHA-256 differs); make the folder again")
+        raise DataError(
+            f"{path}: altered since it was made (its SHA-256 differs); remove the folder and make it again"
+        )
 
 
 def _remote_sha256(path: UPath, num_bytes: int) -> str:

@@ -81,7 +81,14 @@ def open_folder(text: str | AnyPath) -> AnyPath:
             f"'{text}' needs a package for {protocol}:// that is not installed: {remedy}"
         ) from error
     if protocol in _LOCAL:
+        host = "" if rest.startswith("//") else rest[1:].partition("/")[0]
+        if host:
+            raise SettingsError(
+                f"'{text}' names a machine, '{host}': write a path of this one as {protocol}:///{rest[1:]}"
+            )
         return Path(kind._strip_protocol(text))
+    if protocol in _WHOLE_ON_CLOSE and not rest[1:].partition("/")[0]:
+        raise SettingsError(f"'{text}' names no bucket: write {protocol}://bucket/folder")
     from upath import UPath
 
     folder = UPath(text.rstrip("/"), **_storage_options(protocol))

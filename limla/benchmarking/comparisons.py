@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,8 +235,12 @@ class BenchSettings:
         return generated_photos(self.num_images)
 
 
-def bench(settings: BenchSettings, progress: Progress = SILENT) -> dict[str, Comparison]:
-    """Measure the stages on this machine; stage → what was found.
+def bench(
+    settings: BenchSettings,
+    progress: Progress = SILENT,
+    show: Callable[[str, Comparison], object] = lambda stage, found: None,
+) -> dict[str, Comparison]:
+    """Measure the stages on this machine; stage → what was found, also given to `show` when that stage is done.
 
     Raises `LimlaError` when there are no images, a contender fails, or contenders did not do the same work.
     """
@@ -251,11 +255,13 @@ def bench(settings: BenchSettings, progress: Progress = SILENT) -> dict[str, Com
         for stage in settings.stages:
             if stage in ("reencode", "load"):
                 found[stage] = _bench_data(stage, settings, place, progress)
+                show(stage, found[stage])
     num_attacked = min(settings.num_attacked, settings.num_images)
     with workplace(photos, num_attacked, num_attacked) as place:
         for stage in settings.stages:
             if stage in ("evaluate", "end-to-end"):
                 found[stage] = _bench_model(stage, settings, place, progress)
+                show(stage, found[stage])
     return found
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
@@ -50,7 +51,7 @@ class LimlaCommand(click.Command):
         except FileNotFoundError as error:
             raise _UserMistake(f"{error.filename}: no such file or folder") from error
         except PermissionError as error:
-            raise _UserMistake(f"{error.filename}: permission denied; check its owner and mode") from error
+            raise _UserMistake(f"{_meant(error)}: permission denied; check its owner and mode") from error
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             reason = (error.strerror or "in the way").lower()
             raise _UserMistake(f"{error.filename}: {reason}; choose another path") from error
@@ -94,6 +95,14 @@ class TorchrunCommand(LimlaCommand):
 
     def _check_processes(self, ctx: click.Context) -> None:
         del ctx
+
+
+def _meant(error: OSError) -> str:
+    """The path that the user knows: of a file that limla writes under another name, the folder."""
+    from limla.files import TEMPORARY_SUFFIX
+
+    path = str(error.filename)
+    return str(Path(path).parent) if path.endswith(TEMPORARY_SUFFIX) else path
 
 
 def _several_processes() -> bool:

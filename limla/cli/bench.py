@@ -22,7 +22,7 @@ _COUNT = click.IntRange(1)
 
 
 class _BenchCommand(LimlaCommand):
-    go_on = "nothing was kept: run this command again"
+    go_on = "what is not shown above is lost: run this command again"
 
 
 @click.command("bench", short_help="Images/s of each stage on this machine.", cls=_BenchCommand)
@@ -76,11 +76,11 @@ class _BenchCommand(LimlaCommand):
 @click.option("--batch-size", type=_COUNT, default=32, show_default=True, help="Images per batch.")
 @click.option("--output", type=LocalPath(dir_okay=False), help="Write everything as JSON here too.")
 def bench(output: Path | None, stages: str, **options: Any) -> None:
-    """Measure the stages in turn, each pass in a fresh process, on your images and your machine.
+    """Measure the stages against their limits, and attacks against plain torchattacks, on your images and machine.
 
-    Everything is done in a temporary folder; your photos and shards are only read (DATA_DIR may be a URL, as
-    s3://bucket/photos). A ratio is the median of those within each round, so other work on the machine disturbs it less
-    than the speeds.
+    Each pass is a fresh process. Everything is done in a temporary folder; your photos and shards are only read
+    (DATA_DIR may be a URL, as s3://bucket/photos). A ratio is the median of those within each round, so other work on
+    the machine disturbs it less than the speeds.
     """
     from limla.benchmarking import BenchSettings
     from limla.benchmarking import bench as measure
@@ -89,11 +89,13 @@ def bench(output: Path | None, stages: str, **options: Any) -> None:
         raise SettingsError(f"{output.parent}: no such folder; make it, or write elsewhere")
     names = tuple(dict.fromkeys(name.strip() for name in stages.split(",")))
     settings = BenchSettings(stages=names, **options)
-    found = measure(settings, ConsoleProgress())
-    for stage, comparison in found.items():
+
+    def show(stage: str, comparison: Comparison) -> None:
         click.echo(f"\n{_TITLES[stage]}")
         for line in _table(stage, comparison, settings.rounds):
             click.echo(line)
+
+    found = measure(settings, ConsoleProgress(), show)
     if output is not None:
         _write(output, settings, found)
 

@@ -143,7 +143,7 @@ def run_pass(
     if batch is not None:
         raise DataError(
             f"{settings.data_dir}: the loader gives more images of split '{settings.split}' than the manifest "
-            "lists; make the folder again"
+            "lists; remove the folder and make it again"
         )
     times = world.gather(PassSeconds(feed.seconds, tuple(cell.seconds_computing for cell in cells)))
     return world.broadcast(max(times, key=lambda one: one.loading + sum(one.computing)) if times else None)  # pyright: ignore[reportReturnType]

@@ -241,7 +241,7 @@ def _evaluate_cells(
             if len(cell.rows) != num_samples:
                 raise DataError(
                     f"{folder}: the loader gave {len(cell.rows)} images of split '{settings.split}', but the "
-                    f"manifest says {num_samples}; make the folder again"
+                    f"manifest says {num_samples}; remove the folder and make it again"
                 )
             _write(settings.results_dir, cell)
             _append_timing(settings.results_dir, done, model, world)

@@ -207,7 +207,7 @@ class DaliLoader:
                 if listed != self.num_samples:
                     raise DataError(
                         f"{self._source.describe()}: DALI finds {listed} samples of '{self._source.split}', "
-                        f"the manifest says {self.num_samples}; make the folder again"
+                        f"the manifest says {self.num_samples}; remove the folder and make it again"
                     )
         return pipeline
 

@@ -129,7 +129,7 @@ class ShardSource:
         if len(reader) != count:
             raise DataError(
                 f"{index_path(path)}: lists {len(reader)} samples, but the manifest says {count}; "
-                "make the folder again"
+                "remove the folder and make it again"
             )
         if len(self._readers) >= _MAPPED_AT_ONCE:
             del self._readers[next(iter(self._readers))]
@@ -176,7 +176,8 @@ class ShardSource:
         if not 0 <= label < len(self.class_names):
             raise DataError(
                 f"{self.tar_paths[shard]}: sample '{key}' has class {label}, but the manifest lists "
-                f"{len(self.class_names)} classes (0 to {len(self.class_names) - 1}); make the folder again"
+                f"{len(self.class_names)} classes (0 to {len(self.class_names) - 1}); "
+                "remove the folder and make it again"
             )
         return label
 
@@ -257,7 +258,8 @@ def _check_index_length(tar_path: Path, count: int) -> None:
         raise DataError(f"{path}: missing; the folder is incomplete: make it again") from error
     if len(words) != 2 or words[1] != str(count).encode():
         raise DataError(
-            f"{path}: does not list the {count} samples the manifest says the tar holds; make the folder again"
+            f"{path}: does not list the {count} samples the manifest says the tar holds; "
+            "remove the folder and make it again"
         )
 
 

@@ -123,7 +123,7 @@ class _Batches(IterableDataset[Any]):
         if count != self._num_samples:
             raise DataError(
                 f"{', '.join(self._urls)}: webdataset finds {count} samples, the manifest says "
-                f"{self._num_samples}; make the folder again"
+                f"{self._num_samples}; remove the folder and make it again"
             )
 
     def _rank_batches(self) -> Iterator[list[dict[str, Any]]]:

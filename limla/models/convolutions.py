@@ -75,10 +75,10 @@ class FrozenConv2d(nn.Conv2d):
         )
         if usual:
             return self._forward_usual(input, chain)
-        images = input.contiguous(memory_format=torch.channels_last)
-        if torch.is_grad_enabled() and images.requires_grad:
-            result: Any = _Step.apply(images, chain)
+        if torch.is_grad_enabled() and input.requires_grad:
+            result: Any = _Step.apply(input, chain)
             return result
+        images = input.contiguous(memory_format=torch.channels_last)
         return _joined([_results(part, chain)[-1] for part in _parts(images, chain)])
 
     def _chain(self) -> list[FrozenConv2d]:
@@ -137,6 +137,8 @@ class FrozenConv2d(nn.Conv2d):
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, chain: list[FrozenConv2d]) -> Tensor:
+        ctx.is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
         parts = _parts(images, chain)
         results = [_results(part, chain) for part in parts]
         ctx.chain, ctx.sizes = chain, [len(part) for part in parts]
@@ -162,16 +164,20 @@ class _Step(torch.autograd.Function):
                 ours = place < len(chain) - 1
                 gradient = chain[place].image_gradient(gradient, results[place], shape, ours)
             found.append(gradient)
-        return _joined(found), None
+        gradient = _joined(found)
+        # what comes before in the images' layout goes on in it
+        return gradient if ctx.is_channels_last else gradient.contiguous(), None
 
 
 def _parts(images: Tensor, chain: list[FrozenConv2d]) -> tuple[Tensor, ...]:
     """The batch, or each image where a chain's maps do not fit into a core's cache."""
+    if len(images) == 1 or len(chain) == 1:
+        return (images,)
     largest, (height, width) = 0, images.shape[2:]
     for layer in chain:
         height, width = layer.result_shape(height, width)
         largest = max(largest, layer.out_channels * height * width * images.element_size())
-    return images.split(1) if len(chain) > 1 and largest > CACHED_BYTES else (images,)
+    return images.split(1) if largest > CACHED_BYTES else (images,)
 
 
 def _results(images: Tensor, chain: list[FrozenConv2d]) -> list[Tensor]:

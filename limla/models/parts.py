@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PART_BYTES = 4 * 3 * 224 * 224 * 4
-"""Most bytes of float32 images in one part: four of 3 × 224 × 224, hundreds of small ones."""
+PART_BYTES = 8 * 3 * 224 * 224 * 4
+"""Most bytes of float32 images in one part: eight of 3 × 224 × 224, hundreds of small ones."""
 
 Work = Callable[..., Tensor]
 """(model, part of each tensor, …) → a tensor with a row for every image of the part."""

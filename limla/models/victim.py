@@ -48,7 +48,8 @@ class Victim(nn.Module):
         frozen_layers: int = 0,
     ) -> None:
         super().__init__()
-        self.model = _Layout(model) if channels_last else model
+        # frozen convolutions change the layout themselves, after layers that are faster in that of the images
+        self.model = _Layout(model) if channels_last and not frozen_layers else model
         self.fused_layers = fused_layers
         self.channels_last = channels_last
         self.frozen_layers = frozen_layers
@@ -134,7 +135,7 @@ def prepare_victim(
         else:
             frozen_layers = 0
             notes.append(f"convolutions are not frozen: {problem}")
-    problem = _mixing(Victim(best, fused_layers, channels_last, ()), images)
+    problem = _mixing(Victim(best, fused_layers, channels_last, (), frozen_layers=frozen_layers), images)
     if problem is not None:
         notes.append(f"batches are not split: {problem}")
     return Victim(best, fused_layers, channels_last, tuple(notes), problem is None, frozen_layers)

@@ -125,7 +125,7 @@ class Audit:
             ]
             more = f" and {len(shown) - _SHOWN} more classes" if len(shown) > _SHOWN else ""
             warnings.append(
-                f"{name} goes with the class (Cramér's V {values['cramers_v']:.2f}, p {values['p_value']:.1g}; "
+                f"{name} goes with the class (Cramér's V {values['cramers_v']:.2f}, p {values['p_value']:.2g}; "
                 f"warned from V {MIN_ASSOCIATION} with p < {MAX_P_VALUE}): {', '.join(shown[:_SHOWN])}{more}; a model "
                 "can then tell classes by how they were saved, which alone can fake a result: balance the sources"
             )

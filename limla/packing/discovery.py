@@ -61,7 +61,7 @@ class Discovery:
         files: the picture files, sorted by path.
         stray: picture files outside every class folder, relative paths.
         skipped: reason → number of entries passed over.
-        unreadable: folders that could not be listed, relative paths with the reason.
+        unreadable: folders that could not be listed, relative paths with the reason; `discover` refuses them.
         empty_classes: class folders without a picture file, relative paths.
         nested: for a single class: the folders in it, which may be the real classes.
     """
@@ -98,7 +98,7 @@ def discover(root: Path) -> Discovery:
     Links to files and folders are followed, a folder once per class. Hidden entries and files without a picture's
     extension are counted as skipped.
 
-    Raises `DataError` when `root` is not a readable folder, holds no picture, or mixes split and class folders.
+    Raises `DataError` when `root` or a folder in it cannot be read, holds no picture, or mixes split and class folders.
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}; {EXPECTED}")
@@ -120,6 +120,12 @@ def discover(root: Path) -> Discovery:
     else:
         classes = [(folder, "") for folder in folders]
     _take_classes(walker, classes)
+    if found.unreadable:
+        more = f" and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
+        raise DataError(
+            f"{root}: cannot read the folder {found.unreadable[0]}{more}: without it photos would be missing; "
+            "check its owner and mode, or move it away"
+        )
     if not found.files:
         where = (
             f"{len(found.stray)} pictures lie outside any class folder" if found.stray else "no pictures there"

@@ -167,11 +167,6 @@ def _layout_warnings(source: Path, found: Discovery, splits: tuple[str, ...]) ->
         if missing:
             remedy = "; --val-from-train 0.1 takes val from train" if missing == ["val"] else ""
             warnings.append(f"{source} is split already and has no {' and no '.join(missing)} folder{remedy}")
-    if found.unreadable:
-        what = _count(len(found.unreadable), "folder")
-        warnings.append(
-            f"{what} could not be read, photos in there are missing: {_some(found.unreadable, '; ')}"
-        )
     if found.empty_classes:
         what = _count(len(found.empty_classes), "class folder")
         warnings.append(
@@ -325,7 +320,6 @@ def _finish(
             "quarantined": len(tally.refused),
             "skipped": found.skipped.total(),
             "skipped_reasons": dict(found.skipped),
-            "unreadable_folders": found.unreadable,
             "audit": {**summary, "warnings": [*warnings, *late, *summary["warnings"]]},
         },
     )

@@ -69,7 +69,7 @@ def _shard_problems(
     if num_samples != shard.num_samples:
         return [
             f"{folder / shard.name}: its index lists {num_samples} samples, the manifest {shard.num_samples}; "
-            "make the folder again"
+            "remove the folder and make it again"
         ]
     return []
 

@@ -117,7 +117,7 @@ def _read_encoding(path: AnyPath) -> pa.Table:
     table = read_table(path)
     missing = {"split", "num_bytes", "rate_bpp", "psnr_db", "ssim"} - set(table.column_names)
     if missing:
-        raise DataError(f"{path}: no columns {', '.join(sorted(missing))}; make the folder again")
+        raise DataError(f"{path}: no columns {', '.join(sorted(missing))}; remove the folder and make it again")
     return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from limla import manifest
 from limla.errors import DataError, SettingsError
 from limla.manifest import (
     FILE_NAME,
@@ -63,6 +64,15 @@ def test_counts_and_ids(folder: Path) -> None:
 def test_what_is_no_manifest(folder: Path, text: str) -> None:
     (folder / FILE_NAME).write_text(text)
     with pytest.raises(DataError, match="not a limla manifest"):
+        read_manifest(folder)
+
+
+def test_a_store_that_does_not_answer_is_no_bad_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise DataError(f"{path}: the store cannot be reached")
+
+    monkeypatch.setattr(manifest, "read_bytes", refuse)
+    with pytest.raises(DataError, match=r"the store cannot be reached$"):
         read_manifest(folder)
 
 

@@ -134,11 +134,12 @@ def test_shards_among_the_photos_are_refused(tmp_path: Path, inner: str, match: 
         pack(tmp_path / "source" / "cat", tmp_path, PackSettings())
 
 
-def test_an_unreadable_file_and_folder_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_quarantined_and_a_folder_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = tmp_path / "raw"
     photo(raw / "cat" / "a.jpg")
     photo(raw / "cat" / "locked.jpg")
-    photo(raw / "dog" / "locked" / "b.jpg")
     photo(raw / "dog" / "c.jpg")
     real_open, real_scandir = os.open, os.scandir
 
@@ -153,11 +154,15 @@ def test_an_unreadable_file_and_folder_are_reported(tmp_path: Path, monkeypatch:
     # root reads everything, so the refusal is made here
     monkeypatch.setattr(os, "open", refuse(real_open))
     monkeypatch.setattr(os, "scandir", refuse(real_scandir))
-    said = Listening()
-    result = pack(raw, tmp_path / "out", PackSettings(), said)
+    result = pack(raw, tmp_path / "out", PackSettings())
     assert quarantined(result) == {"cat/locked.jpg": "cannot be read: permission denied"}
     assert result.packed == 2
-    assert any("1 folder could not be read" in line and "dog/locked" in line for line in said.lines)
+    for locked in ("dog/locked", "locked"):
+        (raw / locked).mkdir()
+        with pytest.raises(DataError, match=f"cannot read the folder {locked}: permission denied"):
+            pack(raw, tmp_path / "more", PackSettings())
+        (raw / locked).rmdir()
+    assert not (tmp_path / "more").exists()
 
 
 def test_damaged_photos_make_their_shard_smaller_and_move_no_other(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_one_slash_is_no_local_folder(text: str) -> None:
         open_folder(text)
 
 
+@pytest.mark.parametrize("text", ["s3://", "s3:///pets", "s3a://"])
+def test_a_url_without_a_bucket_is_no_local_folder(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"names no bucket: write s3a?://bucket/folder"):
+        open_folder(text)
+
+
+def test_a_file_url_of_another_machine() -> None:
+    with pytest.raises(SettingsError, match=r"names a machine, 'pets': write .* file:///pets/cats"):
+        open_folder("file://pets/cats")
+    assert open_folder("file:///pets") == Path("/pets")
+
+
 def test_a_colon_in_a_local_path_is_no_protocol() -> None:
     assert open_folder("a:/b") == Path("a:/b")
 
