@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from PIL import Image as PillowImage
 from limla.types import Image
 
 FLOWERS = Path(os.environ.get("LIMLA_FLOWERS", Path(__file__).parents[2] / "shared" / "data" / "flowers"))
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the commands under test: what a shell starts in the background ignores it, with its children."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def natural_like(height: int, width: int, seed: int = 0) -> Image:
