@@ -68,11 +68,17 @@ class Condition:
         seed: training seed of the model (-1 when limla did not train it).
         train_codec, train_quality: what it was trained on; quality as text: "source", "10", "1+10+50",
             "unknown" when limla did not train it.
+        train_method: "standard", or how training differed from it ("random quality", "pgd linf eps 8/255 …").
         test_codec, test_quality: what it is tested on; ("source", None) for the originals.
+        simulation: "" for shards; the loader that re-encoded originals on the fly ("cpu", "dali") when there were none.
         preprocessing: canonical text of resize and crop.
         attack: attack name, "none" without.
         norm, eps: of the perturbation, on the [0, 1] scale; ("", 0.0) for "none".
         attack_settings: canonical JSON of the attack's other parameters (steps, alpha, seed …).
+        threat: what the attacker knows of the defence ("static", "bpda", …: `limla.plans.THREATS`); "" without attack
+            or without defence.
+        defence_codec, defence_quality: the codec that the (attacked) image goes through before the model, and its
+            quality as text: "50", or "10+50+90" when each image's is drawn at random; "" without.
         decoder: "cpu", "dali-cpu", "dali-gpu": decoders differ, so it is part of the condition.
         precision: "float32", or "bfloat16" for clean passes that asked for it.
         batch_size: images per batch: a batched attack's random start depends on it.
@@ -87,21 +93,34 @@ class Condition:
     seed: int
     train_codec: str
     train_quality: str
+    train_method: str
     test_codec: str
     test_quality: int | None
+    simulation: str
     preprocessing: str
     attack: str
     norm: str
     eps: float
     attack_settings: str
+    threat: str
+    defence_codec: str
+    defence_quality: str
     decoder: str
     precision: str
     batch_size: int
 
     @property
     def cell_id(self) -> str:
-        """A stable content hash of the condition: the name of its file."""
-        return content_id(asdict(self))
+        """A stable content hash of the condition: the name of its file.
+
+        A field that conditions did not have from the beginning counts only where it says something: the ids of older
+        files stay what they are.
+        """
+        return content_id({name: value for name, value in asdict(self).items() if ADDED.get(name) != value})
+
+
+ADDED = {"train_method": "standard", "simulation": "", "threat": "", "defence_codec": "", "defence_quality": ""}
+"""Fields that conditions did not have from the beginning, with what stood for them then."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,8 @@ class PredictionRow:
         correct: prediction == label.
         loss: cross-entropy in nats.
         confidence: softmax probability of the prediction, in [0, 1].
+        target: the class a targeted attack aims at; None for others.
+        num_bytes: size of the image as the defence's codec encoded it; None without a defence.
     """
 
     key: str
@@ -122,15 +143,28 @@ class PredictionRow:
     correct: bool
     loss: float
     confidence: float
+    target: int | None = None
+    num_bytes: int | None = None
+
+
+_NONE = -1
+
+
+def _optional(column: array[int]) -> pa.Array:
+    """An int32 array with nulls where the column holds `_NONE`; without any value it costs nothing."""
+    values = np.frombuffer(column, column.typecode)
+    missing = values == _NONE
+    return pa.nulls(len(values), pa.int32()) if missing.all() else pa.array(values, mask=missing)
 
 
 class PredictionColumns:
-    """PredictionRows in columns, 21 bytes and the key each: as objects they would take ten times as much."""
+    """PredictionRows in columns, 29 bytes and the key each: as objects they would take ten times as much."""
 
     def __init__(self, rows: Iterable[PredictionRow] = ()) -> None:
         self._keys, self._key_ends = bytearray(), array("i", (0,))
         self._labels, self._predictions, self._correct = array("i"), array("i"), array("b")
         self._losses, self._confidences = array("f"), array("f")
+        self._targets, self._num_bytes = array("i"), array("i")
         self.extend(rows)
 
     def __len__(self) -> int:
@@ -146,13 +180,16 @@ class PredictionColumns:
             self._correct.append(row.correct)
             self._losses.append(row.loss)
             self._confidences.append(row.confidence)
+            self._targets.append(_NONE if row.target is None else row.target)
+            self._num_bytes.append(_NONE if row.num_bytes is None else row.num_bytes)
 
     def table(self) -> pa.Table:
         """An Arrow table of `PREDICTION_SCHEMA`; it shares the memory of these columns."""
         keys = pa.StringArray.from_buffers(len(self), pa.py_buffer(self._key_ends), pa.py_buffer(self._keys))
         numbers = [np.frombuffer(column, column.typecode) for column in (self._labels, self._predictions)]
         reals = [np.frombuffer(column, column.typecode) for column in (self._losses, self._confidences)]
-        columns = [keys, *numbers, np.frombuffer(self._correct, np.bool_), *reals]
+        optional = [_optional(column) for column in (self._targets, self._num_bytes)]
+        columns = [keys, *numbers, np.frombuffer(self._correct, np.bool_), *reals, *optional]
         return pa.Table.from_arrays([pa.array(column) for column in columns], schema=PREDICTION_SCHEMA)
 
 
@@ -190,6 +227,8 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("correct", pa.bool_(), nullable=False),
         pa.field("loss", pa.float32(), nullable=False),
         pa.field("confidence", pa.float32(), nullable=False),
+        pa.field("target", pa.int32()),
+        pa.field("num_bytes", pa.int32()),
     ]
 )
 _CONDITION_TYPES = {
@@ -301,10 +340,20 @@ def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
     found: list[tuple[Condition, pa.Table]] = []
     for path in paths:
         table = read_table(path, dictionaries=repeated)
-        if table.num_rows == 0 or not set(CONDITION_SCHEMA.names) <= set(table.column_names):
+        if table.num_rows == 0 or not set(CONDITION_SCHEMA.names) - ADDED.keys() <= set(table.column_names):
             raise DataError(f"{path}: not a prediction file of this version; remove it and evaluate again")
+        table = _completed(table)
         found.append((read_condition(table), table))
     return found
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """A prediction table with the columns that files of older versions lack."""
+    for item in (*CONDITION_SCHEMA, *PREDICTION_SCHEMA):
+        if item.name not in table.column_names:
+            value = pa.array([ADDED.get(item.name)], type=item.type)
+            table = table.append_column(item, _repeated(value, table.num_rows))
+    return table
 
 
 def read_encodings(data_dir: AnyPath, variants: Sequence[str]) -> pa.Table:

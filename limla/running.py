@@ -177,7 +177,7 @@ def train_set_name(codec: str, qualities: tuple[int | None, ...]) -> str:
 
 def _check(study: Study, stages: StageSettings) -> None:
     """Check what the settings alone do not say: attacks, device, loader, splits and models. Writes nothing."""
-    from limla.evaluation.settings import build_attacks
+    from limla.evaluation.grid import build_attacks
     from limla.models.device import choose_device
     from limla.registry import LOADERS
 

@@ -14,6 +14,7 @@ from pydantic import PlainValidator
 from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
 from limla.paths import AnyPath, is_url, open_folder
+from limla.plans import parse_number
 from limla.registry import ATTACKS, CODECS, ENGINES, LOADERS
 from limla.types import Preprocessing
 
@@ -177,24 +178,6 @@ def _native(quality: Quality) -> int | None:
     return None if quality == SOURCE else int(quality)
 
 
-def parse_fraction(value: Any) -> float:
-    """A number from TOML or the command line: 0.03, "0.03" or "8/255".
-
-    Raises `SettingsError` for anything else, or a value that is not finite.
-    """
-    try:
-        if isinstance(value, str) and "/" in value:
-            numerator, denominator = value.split("/")
-            number = float(numerator) / float(denominator)
-        else:
-            number = float(value)
-        if number != number or abs(number) == float("inf"):
-            raise ValueError
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise SettingsError(f"{value!r} is not a number: write it as 0.03 or 8/255") from error
-    return number
-
-
 def study_from(settings: dict[str, Any], where: str) -> Study:
     """Build a `Study` from plain values (a parsed TOML file, or options); `where` begins every message.
 
@@ -216,9 +199,9 @@ def _fractions(evaluation: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "eps" in evaluation:
         eps = evaluation["eps"]
-        found["eps"] = [parse_fraction(value) for value in (eps if isinstance(eps, list | tuple) else [eps])]
+        found["eps"] = [parse_number(value) for value in (eps if isinstance(eps, list | tuple) else [eps])]
     if "alpha" in evaluation:
-        found["alpha"] = parse_fraction(evaluation["alpha"])
+        found["alpha"] = parse_number(evaluation["alpha"])
     return found
 
 

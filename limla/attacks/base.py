@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from limla.errors import DataError, SettingsError
+from limla.plans import Parameter
 from limla.registry import ATTACKS
 
 
@@ -35,12 +36,14 @@ class Attack(ABC):
         name: the catalogue name.
         norm: "linf" or "l2", the norm of the ball; "" for "none".
         uses_seed: whether the result depends on the seed (a random start); then the seed is part of the record.
+        num_gradients: about how many passes through the model, most of them with gradients, one image costs.
         eps: radius of the ball on the [0, 1] scale; 0 leaves the images exactly as they are.
     """
 
     name: ClassVar[str]
     norm: ClassVar[str]
     uses_seed: ClassVar[bool] = False
+    num_gradients: int = 1
 
     def __init__(self, eps: float) -> None:
         if not (math.isfinite(eps) and 0 <= eps <= 1):
@@ -53,6 +56,10 @@ class Attack(ABC):
     def settings(self) -> dict[str, Any]:
         """Every parameter but eps, JSON types only: part of the record."""
         return {}
+
+    def targets(self, labels: Tensor, num_classes: int, seed: int) -> Tensor | None:
+        """The (N,) int64 classes that a targeted attack aims at; None for an untargeted one, as here."""
+        return None
 
     def run(self, victim: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
         """Attack one batch.
@@ -130,25 +137,46 @@ def attack_parameters(name: str) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in parameters)
 
 
-def build_attack(
-    name: str, eps: float | None = None, steps: int | None = None, alpha: float | None = None
-) -> Attack:
-    """An attack by its catalogue name; None leaves a parameter at the attack's default.
+def build_attack(name: str, parameters: Mapping[str, Parameter] | None = None) -> Attack:
+    """An attack by its catalogue name; parameters left out take the attack's defaults.
 
     Raises `UnknownNameError`, and `SettingsError` for a parameter that the attack does not take, lacks, or
-    takes in another range.
+    takes of another type or in another range.
     """
     known = attack_parameters(name)
-    given = {
-        key: value for key, value in {"eps": eps, "steps": steps, "alpha": alpha}.items() if value is not None
-    }
+    given = dict(parameters or {})
     foreign = [key for key in given if key not in known]
     if foreign:
         takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
         raise SettingsError(f"attack '{name}' takes no {' and no '.join(foreign)}; {takes}")
-    if "eps" in known and "eps" not in given:
+    if "eps" in known and "eps" not in given and attack_needs_eps(name):
         raise SettingsError(f"attack '{name}' needs eps, the largest change per value, for example 8/255")
-    return ATTACKS.load(name)(**given)
+    plug = ATTACKS.load(name)
+    return plug(**{key: _typed(name, key, value, plug) for key, value in given.items()})
+
+
+def attack_needs_eps(name: str) -> bool:
+    """Whether an attack must be told its eps: it takes one and has no default."""
+    eps = inspect.signature(ATTACKS.load(name)).parameters.get("eps")
+    return eps is not None and eps.default is inspect.Parameter.empty
+
+
+def _typed(name: str, key: str, value: Parameter, plug: Any) -> Parameter:
+    """The value as the attack's signature wants it; raises `SettingsError` for a value of another kind."""
+    wanted = inspect.signature(plug).parameters[key].annotation
+    if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    kinds: dict[str, tuple[type, str]] = {
+        "float": (float, "a number, as 0.03 or 8/255"),
+        "int": (int, "a whole number"),
+        "bool": (bool, "true or false"),
+        "str": (str, "a word"),
+    }
+    if wanted in kinds:
+        kind, what = kinds[wanted]
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise SettingsError(f"{key} of attack '{name}' is {value!r}: give {what}")
+    return value
 
 
 def _check_batch(images: Tensor, labels: Tensor) -> None:

@@ -14,6 +14,7 @@ class NoAttack(Attack):
 
     name: ClassVar[str] = "none"
     norm: ClassVar[str] = ""
+    num_gradients = 0
 
     def __init__(self) -> None:
         super().__init__(eps=0.0)

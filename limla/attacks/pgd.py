@@ -43,6 +43,7 @@ class Pgd(Attack):
             )
         self.steps = int(steps)
         self.alpha = float(alpha)
+        self.num_gradients = self.steps
 
     def settings(self) -> dict[str, Any]:
         """See `Attack.settings`."""

@@ -225,7 +225,7 @@ def attack_with_limla(
     yield 0
     for part, number in batches.items():
         name = ATTACKS[part]
-        attack = None if name == "none" else build_attack(name, EPS, **parameters.get(name, {}))
+        attack = None if name == "none" else build_attack(name, {"eps": EPS, **parameters.get(name, {})})
         for _ in range(number):
             attacked = images if attack is None else attack.run(victim, images, labels, seed=SEED)
             with torch.no_grad():

@@ -14,6 +14,8 @@ from limla.errors import SettingsError
 
 if TYPE_CHECKING:
     from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel
+    from limla.plans import AttackPlan
+    from limla.results import Condition
 
 _FILE = LocalPath()
 _FOLDER = LocalPath(file_okay=False)
@@ -35,7 +37,21 @@ _FOLDER = LocalPath(file_okay=False)
 @click.option("--data-dir", type=DataFolder(), required=True, help="Shards of the dataset.")
 @click.option("--quality", help="Test qualities, e.g. source,1,5,10-90:10. [default: all that are there]")
 @click.option("--codec", default="jpeg", show_default=True, help="Codec of the test qualities.")
-@click.option("--attack", default="none", show_default=True, help="Attacks, e.g. none,fgsm,pgd.")
+@click.option(
+    "--attack",
+    "attacks",
+    multiple=True,
+    help="Attacks, e.g. fgsm,pgd, or one with parameters: pgd:eps=2/255,norm=l2; may be repeated. [default: none]",
+)
+@click.option(
+    "--defence",
+    "defences",
+    multiple=True,
+    help="Codec between attack and model: jpeg:10,50 (two defences), jpeg:10+50 (draws one); may be repeated.",
+)
+@click.option(
+    "--threat", default="static", show_default=True, help="What attackers know of a defence, e.g. static,bpda."
+)
 @click.option("--eps", help="Largest change per value on the [0, 1] scale, or several. [default: 8/255]")
 @click.option("--steps", type=int, help="Gradient steps of pgd. [default: 10]")
 @click.option("--alpha", help="Length of a step of pgd on the [0, 1] scale. [default: 2/255]")
@@ -83,13 +99,17 @@ def evaluate(data_dir: Path, output_dir: Path, **options: Any) -> None:
 
 
 def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> EvaluateSettings:
-    from limla.cli.options import parse_fraction, parse_qualities
+    from limla.cli.options import parse_number, parse_qualities
     from limla.evaluation import EvaluateSettings, check_parameters_used
     from limla.manifest import list_variants, parse_variant
-    from limla.registry import ATTACKS, CODECS
+    from limla.plans import parse_defences
+    from limla.registry import CODECS
 
-    attacks = tuple(ATTACKS.check(name.strip()) for name in options["attack"].split(","))
-    check_parameters_used(attacks, options["eps"], options["steps"], options["alpha"])
+    attacks = tuple(plan for text in options["attacks"] or ("none",) for plan in _attack_plans(text))
+    names = tuple(plan.name for plan in attacks)
+    check_parameters_used(names, options["eps"], options["steps"], options["alpha"])
+    threats = tuple(name.strip() for name in options["threat"].split(","))
+    defences = tuple(plan for text in options["defences"] for plan in parse_defences(text, threats))
     codec = CODECS.check(options["codec"])
     if options["quality"] is None:
         there = [parse_variant(name) for name in list_variants(data_dir)]
@@ -99,9 +119,9 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
         qualities = parse_qualities(options["quality"], allow_source=True, scale=scale)
     given: dict[str, Any] = {}
     if options["eps"] is not None:
-        given["eps"] = tuple(parse_fraction(part.strip()) for part in options["eps"].split(","))
+        given["eps"] = tuple(parse_number(part.strip()) for part in options["eps"].split(","))
     if options["alpha"] is not None:
-        given["alpha"] = parse_fraction(options["alpha"])
+        given["alpha"] = parse_number(options["alpha"])
     return EvaluateSettings(
         data_dir=data_dir,
         results_dir=output_dir,
@@ -111,6 +131,7 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
         codec=codec,
         qualities=qualities or (None,),
         attacks=attacks,
+        defences=defences,
         steps=options["steps"],
         **given,
         **{
@@ -118,6 +139,13 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
             for name in ("split", "loader", "batch_size", "seed", "device", "precision", "verify")
         },
     )
+
+
+def _attack_plans(text: str) -> list[AttackPlan]:
+    """ "fgsm,pgd" are two attacks, "pgd:eps=2/255,steps=20" is one."""
+    from limla.plans import parse_attack
+
+    return [parse_attack(part) for part in ([text] if ":" in text else text.split(","))]
 
 
 def _user_model(options: dict[str, Any]) -> UserModel | None:
@@ -169,7 +197,11 @@ def _show(result: EvaluateResult) -> None:
         for row in metric_rows(tables)
         if row.metric in _COLUMNS and row.ci_low is not None and row.ci_high is not None
     }
-    lines: list[tuple[str, ...]] = [("model (trained on)", "test", "attack", "n", *_COLUMNS, "images/s")]
+    has_defences = any(condition.defence_codec for condition in conditions)
+    about = ("defence", "threat") if has_defences else ()
+    lines: list[tuple[str, ...]] = [
+        ("model (trained on)", "test", "attack", *about, "n", *_COLUMNS, "images/s")
+    ]
     for cell in result.cells:
         condition = cell.condition
         test = (
@@ -181,6 +213,7 @@ def _show(result: EvaluateResult) -> None:
                 f"{condition.model} ({condition.train_quality})",
                 test,
                 f"{condition.attack}{eps}",
+                *((_defence(condition), condition.threat) if has_defences else ()),
                 str(cell.num_samples),
                 *(rates.get((condition, column), "") for column in _COLUMNS),
                 f"{cell.images_per_s:.1f}" if cell.computed else "kept",
@@ -189,3 +222,7 @@ def _show(result: EvaluateResult) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _defence(condition: Condition) -> str:
+    return f"{condition.defence_codec} {condition.defence_quality}" if condition.defence_codec else "none"

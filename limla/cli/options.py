@@ -8,9 +8,9 @@ from typing import Literal
 from limla.codecs.base import QualityScale
 from limla.errors import SettingsError
 from limla.manifest import SOURCE
-from limla.study import parse_fraction
+from limla.plans import parse_number
 
-__all__ = ["parse_channels", "parse_fraction", "parse_measure", "parse_qualities"]
+__all__ = ["parse_channels", "parse_measure", "parse_number", "parse_qualities"]
 
 _DEFAULT_SCALE = QualityScale("quality", 1, 100)
 _PART = re.compile(r"(?P<first>\d+)(-(?P<last>\d+)(:(?P<step>\d+))?)?", re.ASCII)
@@ -73,7 +73,7 @@ def parse_channels(text: str | None, option: str) -> tuple[float, float, float] 
             f"{option} '{text}': write three numbers on the [0, 1] scale, for red, green and blue, as in 0.5,0.5,0.5"
         )
     try:
-        red, green, blue = (parse_fraction(part.strip()) for part in parts)
+        red, green, blue = (parse_number(part.strip()) for part in parts)
     except SettingsError as error:
         raise SettingsError(f"{option} '{text}': {error}") from error
     return red, green, blue

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from limla.attacks.base import Attack
+from limla.defences import Defended, attackers_view
 from limla.errors import DataError, SettingsError
+from limla.evaluation.grid import CellPlan, grouped
 from limla.evaluation.models import EvaluatedModel
 from limla.evaluation.pictures import to_uint8
 from limla.evaluation.settings import EvaluateSettings
@@ -38,11 +40,12 @@ class Cell:
     """A cell that is being computed.
 
     Attributes:
+        plan: attack, threat model and defence.
         rows, pictures: in the first process those of all processes, in the order of the batches; in the others none.
-        seconds_computing: attack and model, in this process.
+        seconds_computing: attack and model, in this process; an attack that several cells share counts for the first.
     """
 
-    attack: Attack
+    plan: CellPlan
     condition: Condition
     rows: PredictionColumns = field(default_factory=PredictionColumns)
     pictures: list[tuple[PredictionRow, Image]] = field(default_factory=list)
@@ -181,27 +184,58 @@ def _run_batch(
     chosen: frozenset[str],
     advance: Callable[[int], None],
 ) -> list[_Found]:
-    """Every cell on one batch."""
-    task = Classification()
+    """Every cell on one batch; cells that share their attacked images attack once."""
+    seed = batch_seed(settings.seed, number)
     found: list[_Found] = []
-    for cell_number, cell in enumerate(cells):
+    for places in grouped([cell.plan for cell in cells]):
         started = time.perf_counter()
-        attacked = cell.attack.run(model.victim, batch.images, batch.labels, batch_seed(settings.seed, number))
-        logits = _logits(model.victim, attacked, settings.precision)
-        rows = _rows(batch, task.judge(logits, batch.labels))
-        # the rows are on the CPU, so the device's work is done when the clock stops
-        cell.seconds_computing += time.perf_counter() - started
-        if not bool(torch.isfinite(logits).all()):
-            raise DataError(
-                f"{model.where}: its outputs are NaN or infinite in the batch that begins with "
-                f"'{batch.keys[0]}'; its weights have diverged: evaluate another checkpoint"
-            )
-        pictures = [
-            (rows[place], to_uint8(attacked[place])) for place, key in enumerate(batch.keys) if key in chosen
-        ]
-        found.append(_Found(number, cell_number, rows, pictures))
-        advance(len(rows))
+        plan = cells[places[0]].plan
+        view = attackers_view(model.victim, plan.view, plan.threat)
+        attacked = plan.attack.run(view, batch.images, batch.labels, seed)
+        targets = plan.attack.targets(batch.labels, model.info.num_classes, seed)
+        cells[places[0]].seconds_computing += time.perf_counter() - started
+        # the codecs of the cells to come work beside the model
+        with ThreadPoolExecutor(1) as pool:
+            waiting = [_start_defence(pool, cells[place].plan, attacked, seed) for place in places]
+            for place, defended in zip(places, waiting, strict=True):
+                started = time.perf_counter()
+                rows, shown = _judge(settings, model, batch, defended, attacked, targets)
+                # the rows are on the CPU, so the device's work is done when the clock stops
+                cells[place].seconds_computing += time.perf_counter() - started
+                pictures = [
+                    (rows[index], to_uint8(shown[index]))
+                    for index, key in enumerate(batch.keys)
+                    if key in chosen
+                ]
+                found.append(_Found(number, place, rows, pictures))
+                advance(len(rows))
     return found
+
+
+def _start_defence(
+    pool: ThreadPoolExecutor, plan: CellPlan, attacked: Tensor, seed: int
+) -> Future[Defended] | None:
+    return None if plan.defence is None else pool.submit(plan.defence.apply, attacked, seed)
+
+
+def _judge(
+    settings: EvaluateSettings,
+    model: EvaluatedModel,
+    batch: Batch,
+    defended: Future[Defended] | None,
+    attacked: Tensor,
+    targets: Tensor | None,
+) -> tuple[list[PredictionRow], Tensor]:
+    """The rows of one cell of a batch, and the images that the model was given."""
+    shown, num_bytes = (attacked, None) if defended is None else defended.result()
+    logits = _logits(model.victim, shown, settings.precision)
+    rows = _rows(batch, Classification().judge(logits, batch.labels), targets, num_bytes)
+    if not bool(torch.isfinite(logits).all()):
+        raise DataError(
+            f"{model.where}: its outputs are NaN or infinite in the batch that begins with "
+            f"'{batch.keys[0]}'; its weights have diverged: evaluate another checkpoint"
+        )
+    return rows, shown
 
 
 def _collect(cells: Sequence[Cell], world: World, found: list[_Found], advance: Callable[[int], None]) -> None:
@@ -228,7 +262,17 @@ def _logits(victim: Victim, images: Tensor, precision: str) -> Tensor:
         return victim(images).float()
 
 
-def _rows(batch: Batch, judgement: Judgement) -> list[PredictionRow]:
+def _rows(
+    batch: Batch, judgement: Judgement, targets: Tensor | None, num_bytes: Sequence[int] | None
+) -> list[PredictionRow]:
+    nothing = [None] * len(batch.keys)
     columns = (judgement.predictions, judgement.correct, judgement.losses, judgement.confidences)
-    values = zip(batch.keys, batch.labels.tolist(), *(column.tolist() for column in columns), strict=True)
+    values = zip(
+        batch.keys,
+        batch.labels.tolist(),
+        *(column.tolist() for column in columns),
+        nothing if targets is None else targets.tolist(),
+        nothing if num_bytes is None else num_bytes,
+        strict=True,
+    )
     return [PredictionRow(*row) for row in values]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from limla.attacks.base import Attack, attack_parameters, build_attack
+from limla.attacks.base import Attack, attack_parameters
 from limla.errors import DataError, SettingsError
 from limla.manifest import SPLITS, Manifest, list_variants, read_manifest, variant_name
 from limla.paths import AnyPath
+from limla.plans import NO_ATTACK, AttackPlan, DefencePlan
 from limla.registry import ATTACKS, CODECS, LOADERS
 from limla.types import Preprocessing
 
-NO_ATTACK = "none"
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -49,10 +49,12 @@ class EvaluateSettings:
         own_model: "package.module:function" that a checkpoint names as its model: importing it runs code, so
             you name it, not the file.
         codec, qualities: the variants to test on; None among the qualities means the originals.
-        attacks: names of the catalogue. "none" is always evaluated too: the attack success rate is measured
-            against it.
-        eps: radii on the [0, 1] scale, one cell each, for the attacks that take one.
-        steps, alpha: for the attacks that take them; None means the attack's default.
+        attacks: names of the catalogue, or plans with parameters of their own. "none" is always evaluated too: the
+            attack success rate is measured against it.
+        eps: radii on the [0, 1] scale, one cell each, for the attacks that take one and do not give their own.
+        steps, alpha: likewise; None means the attack's default.
+        defences: codecs between attack and model, each with the threat models under which it is attacked; the
+            model without any defence is always evaluated too.
         split: "train", "val" or "test".
         loader: a loader's name or "auto".
         batch_size: images per batch; part of the condition, since a random start is drawn per batch.
@@ -70,10 +72,11 @@ class EvaluateSettings:
     own_model: str | None = None
     codec: str = "jpeg"
     qualities: tuple[int | None, ...] = (None,)
-    attacks: tuple[str, ...] = (NO_ATTACK,)
+    attacks: tuple[str | AttackPlan, ...] = (NO_ATTACK,)
     eps: tuple[float, ...] = (8 / 255,)
     steps: int | None = None
     alpha: float | None = None
+    defences: tuple[DefencePlan, ...] = ()
     split: str = "test"
     loader: str = "auto"
     batch_size: int = 32
@@ -89,7 +92,7 @@ class EvaluateSettings:
                 "no model to evaluate: name a checkpoint that limla train wrote (--checkpoint out/best.pt), "
                 "or a model of your own (--model package.module:function --weights FILE)"
             )
-        for name in self.attacks:
+        for name in map(attack_name, self.attacks):
             ATTACKS.check(name)
         CODECS.check(self.codec)
         if self.loader != "auto":
@@ -98,36 +101,25 @@ class EvaluateSettings:
             raise SettingsError("qualities and attacks must each name at least one; 'none' is an attack")
         if self.split not in SPLITS:
             raise SettingsError(f"unknown split '{self.split}'; known: {', '.join(SPLITS)}")
+        labels = [defence.label for defence in self.defences]
+        if len(set(labels)) < len(labels):
+            raise SettingsError(f"a defence is named twice among {', '.join(labels)}: name each once")
         if self.batch_size < 1:
             raise SettingsError(f"batch size {self.batch_size} is out of range: choose at least 1")
         if self.num_pictures < 0:
             raise SettingsError(f"{self.num_pictures} pictures: choose 0 or more")
         if self.precision not in PRECISIONS:
             raise SettingsError(f"unknown precision '{self.precision}'; known: {', '.join(PRECISIONS)}")
-        if self.precision != "float32" and set(self.attacks) != {NO_ATTACK}:
+        if self.precision != "float32" and {*map(attack_name, self.attacks)} != {NO_ATTACK}:
             raise SettingsError(
                 f"precision {self.precision} is for clean passes only (its gradients are too coarse to attack "
                 "with): choose float32, or --attack none"
             )
 
 
-def build_attacks(settings: EvaluateSettings) -> tuple[Attack, ...]:
-    """The attacks of the grid, "none" first, one for each eps; each gets the parameters that it takes.
-
-    Raises `SettingsError` for a parameter out of range.
-    """
-    found: list[Attack] = []
-    for name in dict.fromkeys((NO_ATTACK, *settings.attacks)):
-        takes = attack_parameters(name)
-        steps = settings.steps if "steps" in takes else None
-        alpha = settings.alpha if "alpha" in takes else None
-        if "eps" not in takes:
-            found.append(build_attack(name, None, steps, alpha))
-        elif not settings.eps:
-            raise SettingsError(f"attack '{name}' needs eps, the largest change per value, for example 8/255")
-        else:
-            found += [build_attack(name, eps, steps, alpha) for eps in dict.fromkeys(settings.eps)]
-    return tuple(found)
+def attack_name(attack: str | AttackPlan) -> str:
+    """Its catalogue name."""
+    return attack if isinstance(attack, str) else attack.name
 
 
 def check_parameters_used(

@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from limla.attacks.base import Attack
 from limla.errors import DataError, SettingsError
+from limla.evaluation.grid import CellPlan, passes, plan_cells
 from limla.evaluation.models import EvaluatedModel, TestedData, check_models, model_sources
 from limla.evaluation.passes import Cell, run_pass
 from limla.evaluation.pictures import PictureFolder, choose_keys
-from limla.evaluation.settings import EvaluateSettings, build_attacks, caution, read_variants
+from limla.evaluation.settings import EvaluateSettings, caution, read_variants
 from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
 from limla.loaders.base import Loader, LoaderSettings, open_loader
-from limla.manifest import Manifest, check_one_source, library_versions, verify_shards
+from limla.manifest import Manifest, check_one_source, library_versions, variant_name, verify_shards
 from limla.models.device import choose_device
-from limla.paths import AnyPath, is_remote
+from limla.paths import is_remote
 from limla.progress import SILENT, Progress
 from limla.results import Condition, prediction_path, write_predictions
 from limla.tasks.classification import Classification
@@ -43,7 +43,8 @@ class CellResult:
         computed: False when its rows were there already.
         seconds_loading: wait for the loader's batches, the first one included; a pass is shared by the cells of a
             variant. Of several processes (torchrun), the one that took longest.
-        seconds_computing: attack and model, likewise.
+        seconds_computing: attack and model, likewise; cells that share their attacked images count the attack once.
+        pass_number: of the passes over the variant.
     """
 
     condition: Condition
@@ -51,6 +52,7 @@ class CellResult:
     computed: bool
     seconds_loading: float = 0.0
     seconds_computing: float = 0.0
+    pass_number: int = 0
 
     @property
     def images_per_s(self) -> float:
@@ -103,7 +105,7 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
         progress = SILENT
     with joined(world, tensors=False), exact_float32():
         manifests = read_variants(settings)
-        attacks = build_attacks(settings)
+        plans = plan_cells(settings)
         device = str(choose_device(settings.device, world.local_rank))
         first = next(iter(manifests.values()))
         source_ids = check_one_source(
@@ -112,15 +114,15 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
         data = TestedData(first.dataset, first.class_names, source_ids)
         sources = model_sources(settings, device, data.class_names)
         check_models(sources, data, progress)
-        for line in filter(None, map(caution, attacks)):
+        for line in dict.fromkeys(filter(None, (caution(plan.attack) for plan in plans))):
             progress.say(line)
         cells: list[CellResult] = []
         loading = 0.0
         for source in sources:
             model = EvaluatedModel(source, device, progress)
             for variant, manifest in manifests.items():
-                done = _evaluate_variant(settings, model, variant, manifest, attacks, world, progress)
-                loading += max(cell.seconds_loading for cell in done)
+                done = _evaluate_variant(settings, model, variant, manifest, plans, world, progress)
+                loading += sum({cell.pass_number: cell.seconds_loading for cell in done}.values())
                 cells += done
         computing = sum(cell.seconds_computing for cell in cells)
         total = time.perf_counter() - started
@@ -145,11 +147,11 @@ def _evaluate_variant(
     model: EvaluatedModel,
     variant: str,
     manifest: Manifest,
-    attacks: Sequence[Attack],
+    plans: Sequence[CellPlan],
     world: World,
     progress: Progress,
 ) -> list[CellResult]:
-    """All attacks on one variant in one pass over its images; only the cells that are not there yet."""
+    """All cells of one variant, in as few passes over its images as `passes` says; only those that are not there."""
     folder = settings.data_dir / variant
     loader_settings = LoaderSettings(
         preprocessing=model.info.preprocessing,
@@ -161,7 +163,7 @@ def _evaluate_variant(
         verify_contents=settings.verify and is_remote(folder),
     )
     with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
-        conditions = [_condition(settings, model, manifest, attack, loader) for attack in attacks]
+        conditions = [_condition(settings, model, manifest, plan, loader) for plan in plans]
         _check_alike(conditions, world)
         finished: dict[Condition, CellResult] = {}
         if any(_to_do(settings, conditions, world)):
@@ -170,14 +172,28 @@ def _evaluate_variant(
             with _held(lock, f"the evaluation of {title}", world):
                 # looked up again: another command may have finished a cell before the lock was ours
                 wanted = _to_do(settings, conditions, world)
-                cells = [
-                    Cell(attack, condition)
-                    for attack, condition, is_wanted in zip(attacks, conditions, wanted, strict=True)
+                cells = {
+                    plan: Cell(plan, condition)
+                    for plan, condition, is_wanted in zip(plans, conditions, wanted, strict=True)
                     if is_wanted
-                ]
+                }
                 if cells:
-                    finished = _evaluate_cells(
-                        settings, model, manifest, folder, loader, cells, title, world, progress
+                    # once per machine
+                    verify_shards(
+                        folder, manifest, settings.split, contents=settings.verify and world.local_rank == 0
+                    )
+                    world.wait()
+                for number, part in enumerate(passes(list(cells), manifest.num_samples(settings.split))):
+                    finished |= _evaluate_cells(
+                        settings,
+                        model,
+                        manifest,
+                        loader,
+                        number,
+                        [cells[plan] for plan in part],
+                        title,
+                        world,
+                        progress,
                     )
     return [
         finished.get(condition, CellResult(condition, manifest.num_samples(settings.split), False))
@@ -218,25 +234,23 @@ def _evaluate_cells(
     settings: EvaluateSettings,
     model: EvaluatedModel,
     manifest: Manifest,
-    folder: AnyPath,
     loader: Loader,
+    pass_number: int,
     cells: list[Cell],
     title: str,
     world: World,
     progress: Progress,
 ) -> dict[Condition, CellResult]:
-    """Compute the cells of one variant in one pass and write them."""
+    """Compute some cells of one variant in one pass and write them."""
     num_samples = manifest.num_samples(settings.split)
-    # once per machine
-    verify_shards(folder, manifest, settings.split, contents=settings.verify and world.local_rank == 0)
-    world.wait()
+    folder = settings.data_dir / variant_name(manifest.codec, manifest.quality)
     chosen = choose_keys(folder, manifest, settings.split, settings.num_pictures)
     num_batches = -(-num_samples // settings.batch_size)
     with progress.stage(title, num_samples * len(cells)) as advance:
         seconds = run_pass(settings, model, loader, num_batches, cells, chosen, world, advance)
     finished: dict[Condition, CellResult] = {}
     for cell, seconds_computing in zip(cells, seconds.computing, strict=True):
-        done = CellResult(cell.condition, num_samples, True, seconds.loading, seconds_computing)
+        done = CellResult(cell.condition, num_samples, True, seconds.loading, seconds_computing, pass_number)
         if world.is_first:
             if len(cell.rows) != num_samples:
                 raise DataError(
@@ -268,12 +282,14 @@ def _clear_leftovers(results_dir: Path, condition: Condition, pictures: PictureF
 
 
 def _condition(
-    settings: EvaluateSettings, model: EvaluatedModel, manifest: Manifest, attack: Attack, loader: Loader
+    settings: EvaluateSettings, model: EvaluatedModel, manifest: Manifest, plan: CellPlan, loader: Loader
 ) -> Condition:
-    info = model.info
+    info, attack, defence = model.info, plan.attack, plan.defence
     parameters: dict[str, Any] = attack.settings()
-    if attack.uses_seed:
+    if attack.uses_seed or (defence is not None and len(defence.plan.qualities) > 1):
         parameters["seed"] = settings.seed
+    if defence is not None:
+        parameters["defence"] = defence.settings()
     return Condition(
         dataset=manifest.dataset,
         data_id=manifest.data_id(settings.split),
@@ -284,13 +300,18 @@ def _condition(
         seed=info.seed,
         train_codec=info.train_codec,
         train_quality=info.train_quality,
+        train_method=info.train_method,
         test_codec=manifest.codec,
         test_quality=manifest.quality,
+        simulation="",
         preprocessing=info.preprocessing.describe(),
         attack=attack.name,
         norm=attack.norm,
         eps=attack.eps,
         attack_settings=canonical_json(parameters),
+        threat=plan.threat,
+        defence_codec="" if defence is None else defence.plan.codec,
+        defence_quality="" if defence is None else defence.plan.quality,
         decoder=loader.decoder,
         precision=settings.precision,
         batch_size=settings.batch_size,
@@ -308,6 +329,8 @@ def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel, w
         "test_quality": condition.test_quality,
         "attack": condition.attack,
         "eps": condition.eps,
+        "threat": condition.threat,
+        "defence": f"{condition.defence_codec}:{condition.defence_quality}" if condition.defence_codec else "",
         "num_samples": cell.num_samples,
         "images_per_s": round(cell.images_per_s, 3),
         "seconds_loading": round(cell.seconds_loading, 3),

@@ -72,6 +72,7 @@ class ModelInfo:
         dataset: dataset name.
         train_codec: "source" or a codec name; "unknown" when limla did not train it.
         train_quality: "source", "10", "1+10+50", "source+10"; "unknown" when limla did not train it.
+        train_method: "standard", or how training differed from it, as conditions record it.
         seed: of training; -1 unknown.
         extra: more, JSON-like.
     """
@@ -85,6 +86,7 @@ class ModelInfo:
     dataset: str = "unknown"
     train_codec: str = "unknown"
     train_quality: str = "unknown"
+    train_method: str = "standard"
     seed: int = -1
     extra: dict[str, Any] = field(default_factory=dict)
 

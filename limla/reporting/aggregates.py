@@ -204,7 +204,14 @@ def _check_distinct(condition: Condition, table: pa.Table) -> None:
 def _pairing_key(condition: Condition) -> Condition:
     """The condition without its attack, and without what leaves clean predictions alike."""
     return replace(
-        condition, attack=NO_ATTACK, norm="", eps=0.0, attack_settings="", precision="", batch_size=0
+        condition,
+        attack=NO_ATTACK,
+        norm="",
+        eps=0.0,
+        attack_settings="",
+        threat="",
+        precision="",
+        batch_size=0,
     )
 
 

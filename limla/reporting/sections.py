@@ -163,6 +163,8 @@ def sections(rows: Iterable[MetricRow], data: Mapping[str, DataFolder]) -> list[
         by_condition[row.condition][row.metric] = row
     by_section: dict[tuple[str, str], list[Condition]] = defaultdict(list)
     for condition in by_condition:
+        if condition.defence_codec or condition.simulation:
+            continue  # shown by tables of their own
         by_section[condition.dataset, condition.split].append(condition)
     return [
         _section(dataset, split, conditions, by_condition, data.get(dataset))

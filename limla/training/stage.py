@@ -153,8 +153,8 @@ def _prepare(
     mean, std = (tuple(model.get_buffer(f"normalise.{part}").flatten().tolist()) for part in ("mean", "std"))
     info = ModelInfo(
         name, num_classes, manifest.class_names, settings.preprocessing, mean, std, manifest.dataset,
-        settings.train_codec, settings.train_quality, settings.seed,
-        {"decoder": train_loader.decoder, SOURCE_DATA_IDS: source_ids},
+        settings.train_codec, settings.train_quality, seed=settings.seed,
+        extra={"decoder": train_loader.decoder, SOURCE_DATA_IDS: source_ids},
     )  # fmt: skip
     return _Run(settings, world, folder, info, learner, train_loader, val_loader)
 

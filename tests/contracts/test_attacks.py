@@ -175,8 +175,9 @@ def test_channels_last_images_give_the_same_attack(
     ],
 )
 def test_parameters_are_checked(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    name = arguments.pop("name")
     with pytest.raises(error, match=message):
-        build_attack(**arguments)
+        build_attack(name, arguments)
 
 
 def test_pgd_takes_its_steps_and_step_length(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -188,11 +189,11 @@ def test_pgd_takes_its_steps_and_step_length(trained: nn.Module, batch: tuple[Te
             calls += 1
             return trained(images)
 
-    attack = build_attack("pgd", EPS, steps=7, alpha=1 / 255)
+    attack = build_attack("pgd", {"eps": EPS, "steps": 7, "alpha": 1 / 255})
     assert attack.settings() == {"alpha": 1 / 255, "random_start": True, "steps": 7}
     attack.run(Counting(), *batch, seed=0)
     assert calls == 7
-    assert build_attack("pgd", EPS).settings() == {"alpha": 2 / 255, "random_start": True, "steps": 10}
+    assert build_attack("pgd", {"eps": EPS}).settings() == {"alpha": 2 / 255, "random_start": True, "steps": 10}
 
 
 @pytest.mark.parametrize("num_images", [24, 7])

@@ -16,7 +16,7 @@ REAL = [name for name in NAMES if name != "none"]
 
 def make(name: str, eps: float = EPS) -> Attack:
     """The attack, with `eps` where it takes one."""
-    return build_attack(name, eps) if "eps" in attack_parameters(name) else build_attack(name)
+    return build_attack(name, {"eps": eps}) if "eps" in attack_parameters(name) else build_attack(name)
 
 
 class SmallNet(nn.Module):

@@ -91,7 +91,7 @@ def test_rows_are_those_of_a_plain_loop(finished: EvaluateResult, data_dir: Path
         for name, found in expected.items():
             images = batch.images
             if name != "none":
-                attack = build_attack(name, 8 / 255, **({"steps": 3} if name == "pgd" else {}))
+                attack = build_attack(name, {"eps": 8 / 255, **({"steps": 3} if name == "pgd" else {})})
                 images = attack.run(model, images, batch.labels, batch_seed(0, number))
             with torch.no_grad():
                 logits = model(images)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from limla.errors import LimlaError, SettingsError
-from limla.study import parse_fraction, read_study, study_from
+from limla.plans import parse_number
+from limla.study import read_study, study_from
 
 _BASE: dict[str, Any] = {"data_dir": "shards/x", "output_dir": "out"}
 
@@ -91,4 +92,4 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path: Path, content: bytes) -> N
 @pytest.mark.parametrize("text", ["nan", "inf", "x", "1/2/3", "8/0", ""])
 def test_a_fraction_must_be_a_finite_number(text: str) -> None:
     with pytest.raises(SettingsError, match="not a number"):
-        parse_fraction(text)
+        parse_number(text)

@@ -221,7 +221,7 @@ def test_fast_attacks_are_the_plain_librarys() -> None:
         with torch.random.fork_rng():
             torch.manual_seed(7)
             expected = plain[name](images, labels)
-        found = build_attack(name, 8 / 255).run(victim, images, labels, seed=7)
+        found = build_attack(name, {"eps": 8 / 255}).run(victim, images, labels, seed=7)
         equal = float(((found - expected).abs() <= 1e-5).float().mean())
         assert equal >= least, (name, equal)
         flipped = model(found).argmax(1) != labels

@@ -168,7 +168,7 @@ def test_models_with_habits(kind: type[ConvNet], fused: int, channels_last: bool
     assert note in " ".join(victim.notes)
     assert bool(note) == bool(victim.notes)
     assert float((victim(images) - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
-    adversarial = build_attack("fgsm", 8 / 255).run(victim, images, torch.tensor([0, 1, 2]), seed=0)
+    adversarial = build_attack("fgsm", {"eps": 8 / 255}).run(victim, images, torch.tensor([0, 1, 2]), seed=0)
     assert not torch.equal(adversarial, images)
 
 

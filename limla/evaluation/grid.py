@@ -1,0 +1,95 @@
+"""The cells of one model on one variant: attacks × (no defence, or a defence under a threat model)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limla.attacks.base import Attack, attack_parameters, build_attack
+from limla.defences import CodecDefence
+from limla.evaluation.settings import EvaluateSettings
+from limla.plans import NO_ATTACK, AttackPlan
+
+_GRADIENTS_PER_PASS = 20_000
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell: what changes the images between the loader and the model.
+
+    Attributes:
+        attack: with its parameters.
+        threat: what the attacker knows of the defence, a name of `limla.plans.THREATS`; "" without attack or defence.
+        defence: None without.
+    """
+
+    attack: Attack
+    threat: str = ""
+    defence: CodecDefence | None = None
+
+    @property
+    def view(self) -> CodecDefence | None:
+        """The defence that the attacker computes with; None for one who does not know of it."""
+        return None if self.threat in ("", "static") else self.defence
+
+
+def build_attacks(settings: EvaluateSettings) -> tuple[Attack, ...]:
+    """The attacks of the grid, "none" first, one for each eps; each gets the parameters that it takes.
+
+    Raises `SettingsError` for a parameter that an attack does not take or that is out of range.
+    """
+    plans: list[AttackPlan] = []
+    for item in (NO_ATTACK, *settings.attacks):
+        plan = AttackPlan(item) if isinstance(item, str) else item
+        takes = attack_parameters(plan.name)
+        shared = {"steps": settings.steps, "alpha": settings.alpha}
+        plan = plan.with_defaults(
+            {name: value for name, value in shared.items() if value is not None and name in takes}
+        )
+        if "eps" not in takes or "eps" in dict(plan.parameters):
+            plans.append(plan)
+        else:
+            plans += [plan.with_defaults({"eps": eps}) for eps in settings.eps]
+    return tuple(build_attack(plan.name, dict(plan.parameters)) for plan in dict.fromkeys(plans))
+
+
+def plan_cells(settings: EvaluateSettings, num_threads: int | None = None) -> tuple[CellPlan, ...]:
+    """Every cell of one model on one variant: all without a defence, then defence by defence.
+
+    Raises as `build_attacks`.
+    """
+    attacks = build_attacks(settings)
+    cells = [CellPlan(attack) for attack in attacks]
+    for plan in settings.defences:
+        defence = CodecDefence(plan, num_threads)
+        for attack in attacks:
+            threats = ("",) if attack.name == NO_ATTACK else plan.threats
+            cells += [CellPlan(attack, threat, defence) for threat in threats]
+    return tuple(cells)
+
+
+def grouped(cells: Sequence[CellPlan]) -> list[list[int]]:
+    """The places of the cells that share their attacked images: one attack, seen through one view."""
+    groups: dict[tuple[int, int, str], list[int]] = {}
+    for place, cell in enumerate(cells):
+        view = "" if cell.view is None else cell.threat
+        groups.setdefault((id(cell.attack), id(cell.view), view), []).append(place)
+    return list(groups.values())
+
+
+def passes(cells: Sequence[CellPlan], num_samples: int) -> list[list[CellPlan]]:
+    """The cells cut into passes over the images: as few as keep the work lost with an interrupted one small.
+
+    Groups of cells that share attacked images stay together; a pass ends after about `_GRADIENTS_PER_PASS` passes of
+    one image through the model.
+    """
+    found: list[list[CellPlan]] = [[]]
+    spent = 0
+    for places in grouped(cells):
+        cost = num_samples * (cells[places[0]].attack.num_gradients + len(places))
+        if found[-1] and spent + cost > _GRADIENTS_PER_PASS:
+            found.append([])
+            spent = 0
+        found[-1] += [cells[place] for place in places]
+        spent += cost
+    return [part for part in found if part]
