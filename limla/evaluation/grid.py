@@ -49,7 +49,8 @@ def build_attacks(settings: EvaluateSettings) -> tuple[Attack, ...]:
         if "eps" not in takes or "eps" in dict(plan.parameters):
             plans.append(plan)
         else:
-            plans += [plan.with_defaults({"eps": eps}) for eps in settings.eps]
+            # without any eps, building it says what is missing
+            plans += [plan.with_defaults({"eps": eps}) for eps in settings.eps] or [plan]
     return tuple(build_attack(plan.name, dict(plan.parameters)) for plan in dict.fromkeys(plans))
 
 
