@@ -55,6 +55,8 @@ def rows_table(labels: list[int], predictions: list[int], keys: list[str] | None
             "correct": [a == b for a, b in zip(labels, predictions, strict=True)],
             "loss": [0.5 + i % 2 for i in range(number)],
             "confidence": [0.9] * number,
+            "target": [None] * number,
+            "num_bytes": [None] * number,
         },
         schema=PREDICTION_SCHEMA,
     )
