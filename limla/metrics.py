@@ -173,10 +173,45 @@ def robust_accuracy(correct_after: Flags) -> float:
 def attack_success_rate(correct_before: Flags, correct_after: Flags) -> float:
     """Flipped / correct before the attack, in [0, 1]; NaN when nothing was correct before.
 
-    The two (N,) arrays are paired by sample key. "Before" is the same condition without the attack:
-    after the codec, so that what the codec alone breaks is not counted as the attack's success.
+    The two (N,) arrays are paired by sample key. "Before" is the same condition without the attack: after the codec
+    of the test images and, with a defence, behind the defence, so that what a codec alone breaks is not counted as the
+    attack's success.
     """
     if correct_before.shape != correct_after.shape:
         raise ValueError(f"not paired: {correct_before.shape} samples before and {correct_after.shape} after")
     num_correct = int(np.sum(correct_before))
     return math.nan if num_correct == 0 else float(np.sum(correct_before & ~correct_after)) / num_correct
+
+
+def targeted_success_rate(
+    correct_before: Flags, labels: Labels, targets: Labels, predicted_after: Labels
+) -> float:
+    """TASR: predicted as the target after the attack / correct before, in [0, 1]; NaN when there is no such image.
+
+    All four are (N,) arrays, paired by sample key; "before" as in `attack_success_rate`. Only images count that were
+    correct before and whose target is not their own label, as Carlini & Wagner (IEEE S&P 2017) choose them. An image
+    that was predicted as its target before was wrong before, so it is nobody's success; and TASR never exceeds ASR
+    where no target is the label.
+    """
+    if not correct_before.shape == labels.shape == targets.shape == predicted_after.shape:
+        raise ValueError(
+            f"not paired: {correct_before.shape} samples before, {labels.shape} labels, {targets.shape} targets and "
+            f"{predicted_after.shape} predictions after"
+        )
+    counted = correct_before & (labels != targets)
+    num_counted = int(np.sum(counted))
+    return math.nan if num_counted == 0 else float(np.sum(counted & (predicted_after == targets))) / num_counted
+
+
+def flip_rate(predicted_before: Labels, predicted_after: Labels) -> float:
+    """Images whose prediction is another one / all, in [0, 1], right or wrong; paired by sample key.
+
+    The disagreement of two conditions: equal accuracies can hide it. Raises `ValueError` on no samples.
+    """
+    if predicted_before.shape != predicted_after.shape:
+        raise ValueError(
+            f"not paired: {predicted_before.shape} samples before and {predicted_after.shape} after"
+        )
+    if len(predicted_before) == 0:
+        raise ValueError("no samples")
+    return float(np.mean(predicted_before != predicted_after))

@@ -6,6 +6,7 @@ All work is numpy on Arrow columns, one pass per condition and no loop over imag
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limla.errors import DataError
-from limla.metrics import Flags, Labels, attack_success_rate, classification_scores, confusion_matrix
+from limla.files import canonical_json
+from limla.metrics import (
+    Flags,
+    Labels,
+    attack_success_rate,
+    classification_scores,
+    confusion_matrix,
+    targeted_success_rate,
+)
 from limla.results import METRIC_SCHEMA, Condition, MetricRow
 from limla.statistics import Interval, macro_score_intervals, mean_interval, proportion_interval
 
@@ -29,6 +38,7 @@ CLEAN_METRICS = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "los
 ATTACKED_METRICS = (
     "robust_accuracy",
     "attack_success_rate",
+    "targeted_success_rate",
     "precision_macro",
     "recall_macro",
     "f1_macro",
@@ -62,14 +72,14 @@ def metric_rows(predictions: Predictions) -> list[MetricRow]:
     """All aggregates of all conditions, each with its 95% interval, in the order of the conditions.
 
     Without an attack: accuracy, precision_macro, recall_macro, f1_macro, loss. Under an attack:
-    robust_accuracy and attack_success_rate in the place of accuracy. Intervals: Wilson for the proportions,
-    a bootstrap over images for the macro scores, Student's t for the mean loss (nats); None where there is
-    nothing, or too little, to estimate one from.
+    robust_accuracy and attack_success_rate in the place of accuracy, and targeted_success_rate where the rows have
+    targets. Intervals: Wilson for the proportions, a bootstrap over images for the macro scores, Student's t for the
+    mean loss (nats); None where there is nothing, or too little, to estimate one from.
 
-    The attack success rate pairs each image with itself under the same condition without the attack; its
-    `num_samples` counts the images that were correct before. Where that clean condition is not among
-    `predictions` the metric is left out (`without_clean` lists these conditions); where it was correct on no
-    image the value is NaN.
+    The two success rates pair each image with itself under the same condition without the attack, a defence
+    included; their `num_samples` counts the images that they are shares of (`limla.metrics` defines them). Where that
+    clean condition is not among `predictions` they are left out (`without_clean` lists these conditions); where it
+    was correct on no image the value is NaN.
 
     Raises `DataError` when the keys of a condition are not distinct or do not match those of its clean pair.
     """
@@ -81,7 +91,7 @@ def metric_rows(predictions: Predictions) -> list[MetricRow]:
         if condition.attack != NO_ATTACK:
             before = clean.get(_pairing_key(condition))
             if before is not None:
-                measured.insert(1, _success_rate(condition, table, _closest(condition, before)))
+                measured[1:1] = _success_rates(condition, table, _closest(condition, before))
         rows += measured
     return rows
 
@@ -160,14 +170,28 @@ def _scores(condition: Condition, table: pa.Table) -> list[MetricRow]:
     return [_metric_row(condition, name, value, interval, num_samples) for name, value, interval in measured]
 
 
-def _success_rate(condition: Condition, table: pa.Table, before: tuple[Condition, pa.Table]) -> MetricRow:
+def _success_rates(
+    condition: Condition, table: pa.Table, before: tuple[Condition, pa.Table]
+) -> list[MetricRow]:
     correct_before = _aligned_correct(before, (condition, table))
     correct_after = _correct(table)
-    num_before = int(correct_before.sum())
-    num_flipped = int((correct_before & ~correct_after).sum())
-    value = attack_success_rate(correct_before, correct_after)
-    interval = proportion_interval(num_flipped, num_before)
-    return _metric_row(condition, "attack_success_rate", value, interval, num_before)
+    rate = attack_success_rate(correct_before, correct_after)
+    rows = [_share(condition, "attack_success_rate", rate, int(correct_before.sum()))]
+    # files of older versions lack the column
+    if "target" in table.column_names and table["target"].null_count == 0:
+        labels, predicted = labels_and_predictions(table)
+        targets = table["target"].to_numpy().astype(np.int64)
+        rate = targeted_success_rate(correct_before, labels, targets, predicted)
+        rows.append(
+            _share(condition, "targeted_success_rate", rate, int(np.sum(correct_before & (labels != targets))))
+        )
+    return rows
+
+
+def _share(condition: Condition, metric: str, value: float, number: int) -> MetricRow:
+    """A share of `number` images with Wilson's interval."""
+    interval = proportion_interval(round(value * number) if number else 0, number)
+    return _metric_row(condition, metric, value, interval, number)
 
 
 def _metric_row(condition: Condition, metric: str, value: float, interval: Interval, number: int) -> MetricRow:
@@ -202,16 +226,23 @@ def _check_distinct(condition: Condition, table: pa.Table) -> None:
 
 
 def _pairing_key(condition: Condition) -> Condition:
-    """The condition without its attack, and without what leaves clean predictions alike."""
+    """The condition without its attack, and without what leaves clean predictions alike.
+
+    A defence stays with all its settings. Where it draws qualities, so do seed and batch size, on which the draw
+    depends: an image is compared with itself at one quality.
+    """
+    settings = json.loads(condition.attack_settings or "{}")
+    draws = "+" in condition.defence_quality
+    kept = {name: settings[name] for name in ("defence", *(("seed",) if draws else ())) if name in settings}
     return replace(
         condition,
         attack=NO_ATTACK,
         norm="",
         eps=0.0,
-        attack_settings="",
+        attack_settings=canonical_json(kept),
         threat="",
         precision="",
-        batch_size=0,
+        batch_size=condition.batch_size if draws else 0,
     )
 
 

@@ -126,6 +126,47 @@ def test_the_clean_cell_of_the_same_precision_and_batch_size_is_preferred() -> N
     assert by_name(metric_rows(without), ATTACKED)["attack_success_rate"].num_samples == 10
 
 
+def test_a_defended_cell_is_paired_with_its_defended_clean_cell() -> None:
+    codec = '"defence":{"subsampling":"420","version":"one 1.0"}'
+    defended = {"defence_codec": "jpeg", "defence_quality": "50"}
+    clean = replace(CLEAN, attack_settings=f"{{{codec}}}", **defended)
+    attacked = replace(ATTACKED, attack_settings=f'{{{codec},"seed":0,"steps":10}}', threat="bpda", **defended)
+    undefended = (CLEAN, rows_table(LABELS, LABELS))
+    predictions = [undefended, (clean, rows_table(LABELS, BEFORE)), (attacked, rows_table(LABELS, AFTER))]
+    success = by_name(metric_rows(predictions), attacked)["attack_success_rate"]
+    assert (success.value, success.num_samples) == (6 / 8, 8)
+    # neither the undefended cell nor one of another release of the codec stands in for it
+    other = replace(clean, attack_settings=clean.attack_settings.replace("1.0", "1.1"))
+    alone = [undefended, (other, rows_table(LABELS, BEFORE)), (attacked, rows_table(LABELS, AFTER))]
+    assert without_clean(alone) == [attacked]
+
+
+def test_a_defence_that_draws_is_paired_with_its_own_draw() -> None:
+    drawn = {"defence_codec": "jpeg", "defence_quality": "10+50"}
+    clean = replace(CLEAN, attack_settings='{"defence":{},"seed":0}', **drawn)
+    attacked = replace(ATTACKED, attack_settings='{"defence":{},"seed":0,"steps":10}', threat="static", **drawn)
+    rows = [rows_table(LABELS, BEFORE), rows_table(LABELS, AFTER)]
+    assert without_clean(list(zip([clean, attacked], rows, strict=True))) == []
+    other_seed = replace(clean, attack_settings='{"defence":{},"seed":1}')
+    for other in (other_seed, replace(clean, batch_size=8)):
+        assert without_clean(list(zip([other, attacked], rows, strict=True))) == [attacked]
+
+
+def test_targeted_attacks_have_a_targeted_success_rate() -> None:
+    targets = [1, 2, 1, 2, 0, 0, 2, 0, 2, 0]
+    table = rows_table(LABELS, AFTER)
+    table = table.set_column(table.column_names.index("target"), "target", pa.array(targets, pa.int32()))
+    rows = metric_rows([(CLEAN, rows_table(LABELS, BEFORE)), (ATTACKED, table)])
+    found = by_name(rows, ATTACKED)
+    # correct before: 0,1,2,4,5,6,7,8; 8 is aimed at its own label; 0, 2, 5 and 7 are where the attack wanted them
+    success = found["targeted_success_rate"]
+    assert (success.value, success.num_samples) == (4 / 7, 7)
+    assert (success.ci_low, success.ci_high) == proportion_interval(4, 7)
+    assert found["attack_success_rate"].value == 6 / 8
+    untargeted = metric_rows([(CLEAN, rows_table(LABELS, BEFORE)), (ATTACKED, rows_table(LABELS, AFTER))])
+    assert "targeted_success_rate" not in by_name(untargeted, ATTACKED)
+
+
 def test_nothing_correct_before_has_no_success_rate() -> None:
     wrong = [(label + 1) % 3 for label in LABELS]
     rows = metric_rows([(CLEAN, rows_table(LABELS, wrong)), (ATTACKED, rows_table(LABELS, AFTER))])

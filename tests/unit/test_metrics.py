@@ -19,11 +19,13 @@ from limla.metrics import (
     attack_success_rate,
     classification_scores,
     confusion_matrix,
+    flip_rate,
     macro_scores,
     psnr_db,
     rate_bpp,
     robust_accuracy,
     ssim,
+    targeted_success_rate,
 )
 from limla.types import Image
 
@@ -195,3 +197,44 @@ def test_an_attack_that_never_mends_relates_the_two_rates(found: list[tuple[bool
         assert robust_accuracy(after) == pytest.approx(before.mean() * (1 - rate))
     else:
         assert math.isnan(rate)
+
+
+def test_targeted_success_by_hand() -> None:
+    # hit; flipped elsewhere; still right; wrong before; was the target before; the target is the label
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    targets = np.array([1, 1, 1, 2, 2, 2])
+    before = np.array([0, 0, 0, 0, 2, 2])
+    after = np.array([1, 2, 0, 2, 2, 2])
+    # three were right before and aimed elsewhere; one of them is where the attack wanted it
+    assert targeted_success_rate(labels == before, labels, targets, after) == 1 / 3
+    assert attack_success_rate(labels == before, labels == after) == 2 / 4
+    nothing = np.zeros(6, bool)
+    assert math.isnan(targeted_success_rate(nothing, labels, targets, after))
+    assert math.isnan(targeted_success_rate(~nothing, labels, labels, labels))
+    with pytest.raises(ValueError, match="not paired"):
+        targeted_success_rate(nothing, labels, targets[:-1], after)
+
+
+def test_flips_are_counted_right_or_wrong() -> None:
+    before, after = np.array([0, 1, 2, 2]), np.array([0, 2, 1, 2])
+    assert flip_rate(before, after) == 0.5
+    assert flip_rate(before, before) == 0.0
+    with pytest.raises(ValueError, match="not paired"):
+        flip_rate(before, after[1:])
+    with pytest.raises(ValueError, match="no samples"):
+        flip_rate(before[:0], after[:0])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=60))
+def test_targeted_success_is_part_of_success(found: list[tuple[int, int, int, int]]) -> None:
+    """Where no target is the label, whoever reaches the target was flipped."""
+    labels, shift, before, after = (np.array(column) for column in zip(*found, strict=True))
+    targets = (labels + 1 + shift % 3) % 4
+    correct = labels == before
+    targeted, untargeted = (
+        targeted_success_rate(correct, labels, targets, after),
+        attack_success_rate(correct, labels == after),
+    )
+    assert math.isnan(targeted) == math.isnan(untargeted) == (not correct.any())
+    assert not targeted > untargeted
