@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from limla.analysis.encodings import Variant
+from limla.analysis.subjects import Attack, Subject
 from limla.reporting.drawing import (
     COLOURS,
     MARKERS,
@@ -19,8 +21,7 @@ from limla.reporting.drawing import (
     shorten,
     to_svg,
 )
-from limla.reporting.encodings import Variant
-from limla.reporting.sections import Attack, Point, Section, Subject
+from limla.reporting.sections import Point, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

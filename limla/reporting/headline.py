@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from limla.reporting.encodings import Variant
-from limla.reporting.sections import Attack, Point, Section, Subject, train_text
+from limla.analysis.encodings import Variant
+from limla.analysis.subjects import Attack, Subject
+from limla.reporting.sections import Point, Section
 
 _MAX_MODELS, _MAX_ATTACKS = 3, 3
 
@@ -58,7 +59,7 @@ def _of_model(section: Section, model: str) -> list[str]:
 
 
 def _trained(subject: Subject) -> str:
-    text = train_text(subject.train_codec, subject.train_quality)
+    text = subject.training
     if subject.train_quality == "unknown":
         return subject.label.replace(f" · {text}", "")
     return f"{subject.model} trained on {'the originals' if subject.train_quality == 'source' else text}"

@@ -13,16 +13,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from limla.analysis.encodings import Variant, read_data_folders
+from limla.analysis.subjects import Subject
 from limla.errors import DataError
 from limla.files import write_bytes
 from limla.paths import AnyPath
 from limla.progress import Progress
 from limla.reporting import figures, tables
 from limla.reporting.aggregates import ClassRow, class_rows, metric_rows, without_clean
-from limla.reporting.encodings import Variant, read_data_folders
 from limla.reporting.headline import headline, percent
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
-from limla.reporting.sections import Point, Section, Slot, Subject, sections
+from limla.reporting.sections import Point, Section, Slot, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
 from limla.results import Condition, MetricRow, read_predictions
 from limla.statistics import FEWEST_OF_EACH

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PillowImage
 
+from limla.analysis.encodings import Variant
+from limla.analysis.subjects import Attack, Subject
 from limla.errors import DataError
-from limla.reporting.encodings import Variant
-from limla.reporting.sections import Attack, Section, Subject
+from limla.reporting.sections import Section
 from limla.types import Image
 
 SAMPLES = "samples"

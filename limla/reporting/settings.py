@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from limla.analysis.encodings import DataFolder
 from limla.manifest import SPLITS, Manifest
-from limla.reporting.encodings import DataFolder
 
 
 def manifest_rows(data: DataFolder) -> list[dict[str, str]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from limla.reporting.encodings import Variant
+from limla.analysis.encodings import Variant
+from limla.analysis.subjects import Attack, Subject
 from limla.reporting.headline import headline
-from limla.reporting.sections import Attack, Point, Section, Subject
+from limla.reporting.sections import Point, Section
 
 SUBJECT = Subject("net", "source", "source", "p", "cpu", "", "net · originals", (("c0", 0),))
 CLEAN = Attack("none", "", 0.0, "", "no attack")

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image as PillowImage
 
+from limla.analysis.subjects import eps_text
 from limla.cli import limla
 from limla.errors import DataError, LimlaError
 from limla.files import write_json
 from limla.reporting import report
-from limla.reporting.sections import eps_text
 from limla.results import Condition, EncodingRow, encoding_table, write_predictions, write_table
 from tests.unit.reported import (
     NONE,
