@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from limla.metrics import marginal_scores
 
@@ -29,6 +28,8 @@ def proportion_interval(num_successes: int, num_samples: int, confidence: float 
         raise ValueError(f"{num_successes} successes of {num_samples} samples is impossible")
     if num_samples == 0:
         return Interval(math.nan, math.nan)
+    from scipy.stats import binomtest
+
     found = binomtest(num_successes, num_samples).proportion_ci(confidence, method="wilson")
     return Interval(float(found.low), float(found.high))
 
