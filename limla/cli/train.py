@@ -12,9 +12,29 @@ from limla.cli.paths import DataFolder, LocalPath
 
 # options by what they are about; --help shows them in these groups
 _GROUPS = {
-    "Data": ("data_dir", "codec", "quality", "image_size", "resize", "loader", "augment", "workers"),
+    "Data": (
+        "data_dir",
+        "codec",
+        "quality",
+        "random_quality",
+        "image_size",
+        "resize",
+        "loader",
+        "augment",
+        "workers",
+    ),
     "Model": ("model", "weights", "freeze_backbone", "mean", "std"),
-    "Training": ("epochs", "batch_size", "learning_rate", "patience", "min_delta", "seed", "device", "amp"),
+    "Training": (
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "patience",
+        "min_delta",
+        "seed",
+        "adversary",
+        "device",
+        "amp",
+    ),
     "Output": ("output_dir", "results_csv", "tensorboard"),
 }
 
@@ -50,6 +70,10 @@ class _TrainCommand(TorchrunCommand):
     show_default=True,
     help="source (the originals), 10, or a mix: 1,10,50-90:10.",
 )
+@click.option(
+    "--random-quality",
+    help="A new draw for each image and epoch, by the real codec from the originals: 10-90:10, or 10-90:10,source.",
+)
 @click.option("--image-size", default=224, show_default=True, help="Side of the model's input in pixels.")
 @click.option(
     "--resize",
@@ -79,6 +103,9 @@ class _TrainCommand(TorchrunCommand):
 )
 @click.option("--min-delta", default=0.0, show_default=True, help="What counts as lower, in nats.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, order, augmentation and dropout.")
+@click.option(
+    "--adversary", help="Learn from attacked batches only: pgd:eps=2/255,steps=7,alpha=0.5/255 (Madry et al.)."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--amp", is_flag=True, help="float16 with loss scaling (GPU only).")
 @click.option(
@@ -94,23 +121,27 @@ class _TrainCommand(TorchrunCommand):
 )
 @click.option("--tensorboard", is_flag=True, help="Also write events to OUTPUT_DIR/tensorboard.")
 def train(**options: Any) -> None:
-    """Train a model on a dataset's originals, on one quality, or on a mix of qualities.
+    """Train a model on a dataset's originals, on one quality, or on a mix of qualities, random or not, attacked or not.
 
     Writes best.pt (lowest val loss), last.pt, classes.json, info.json, history.csv and a line of results.csv.
     The same command goes on where an interrupted one stopped. On several GPUs, or machines:
     torchrun --standalone --nproc-per-node 2 -m limla train …
     """
     from limla.cli.options import parse_channels, parse_qualities
+    from limla.plans import parse_attack
     from limla.training import TrainSettings
     from limla.training import train as run_training
     from limla.types import Preprocessing
     from limla.world import torchrun_world
 
     quality, num_threads = options.pop("quality"), options.pop("workers")
+    random_quality, adversary = options.pop("random_quality"), options.pop("adversary")
     preprocessing = Preprocessing(options.pop("image_size"), options.pop("resize"))
     mean, std = (parse_channels(options.pop(name), f"--{name}") for name in ("mean", "std"))
     settings = TrainSettings(
         qualities=parse_qualities(quality, allow_source=True),
+        random_qualities=() if random_quality is None else parse_qualities(random_quality, allow_source=True),
+        adversary=None if adversary is None else parse_attack(adversary),
         num_threads=num_threads,
         preprocessing=preprocessing,
         mean=mean,

@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
 from limla.files import content_id, file_sha256, write_bytes, write_json
 from limla.manifest import Manifest, check_settings, library_versions
-from limla.training.settings import TrainResult, TrainSettings
+from limla.training.settings import TrainResult, TrainSettings, adversary_text, quality_text
 
 BEST = "best.pt"
 LAST = "last.pt"
@@ -82,7 +83,18 @@ class State:
 def decisive_settings(
     settings: TrainSettings, model: str, manifests: Sequence[Manifest], world_size: int, device_type: str
 ) -> dict[str, Any]:
-    """Every setting that decides the weights, by the name of its option; equal ones may continue a run."""
+    """Every setting that decides the weights, by the name of its option; equal ones may continue a run.
+
+    What was added after the first runs stands there only when it is asked for: a run without it keeps its identity.
+    """
+    added: dict[str, Any] = {}
+    if settings.random_qualities:
+        qualities = quality_text(settings.random_qualities)
+        added["random-quality"] = {
+            "codec": settings.codec, "qualities": qualities, **build_codec(settings.codec).settings()
+        }  # fmt: skip
+    if settings.adversary is not None:
+        added["adversary"] = adversary_text(settings.adversary)
     return {
         "data": {
             path.name: [manifest.data_id("train"), manifest.data_id("val")]
@@ -107,6 +119,7 @@ def decisive_settings(
         "amp": settings.amp,
         "device": device_type,
         "processes": world_size,
+        **added,
     }
 
 

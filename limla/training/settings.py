@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from limla.errors import SettingsError
 from limla.manifest import SOURCE, variant_name
 from limla.paths import AnyPath
-from limla.registry import CODECS, LOADERS
+from limla.plans import NO_ATTACK, AttackPlan, Parameter
+from limla.registry import ATTACKS, CODECS, LOADERS
 from limla.types import Preprocessing
+
+STANDARD = "standard"
+"""The `train_method` of a run without random qualities or an adversary."""
+_ALWAYS_NAMED = ("eps", "steps", "alpha")
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,11 @@ class TrainSettings:
         output_dir: where the run's files go; an unfinished run there is continued.
         codec: of the qualities.
         qualities: to train on; None is the originals; several are a mix, each image once per quality.
+        random_qualities: at least two, or none: each time an original is trained on, it goes through the codec at
+            one of these, drawn with equal probability (None: as it is); kept sorted. Without `qualities`.
+        adversary: each training batch is attacked by this, against the model as it then is, before the model
+            learns from it (Madry et al., ICLR 2018). The attack runs in float32 and eval mode. Kept with the
+            attack's defaults for what it leaves out.
         model: see `limla.models.base.canonical_name`.
         epochs: at most, at least 1.
         batch_size: images per step and process, at least 1.
@@ -46,6 +59,8 @@ class TrainSettings:
     output_dir: Path
     codec: str = "jpeg"
     qualities: tuple[int | None, ...] = (None,)
+    random_qualities: tuple[int | None, ...] = ()
+    adversary: AttackPlan | None = None
     model: str = "MobileNetV2"
     epochs: int = 50
     batch_size: int = 32
@@ -88,6 +103,30 @@ class TrainSettings:
             raise SettingsError("codec 'source' has no qualities: name the codec, e.g. jpeg")
         if self.loader != "auto":
             LOADERS.check(self.loader)
+        if self.random_qualities:
+            self._check_random_qualities()
+        if self.adversary is not None:
+            object.__setattr__(self, "adversary", _checked_adversary(self.adversary))
+
+    def _check_random_qualities(self) -> None:
+        named = quality_text(self.random_qualities)
+        if self.codec == SOURCE:
+            raise SettingsError(f"random quality {named}: name the codec, e.g. jpeg")
+        if self.qualities != (None,):
+            raise SettingsError(
+                f"random quality {named} is drawn from the originals, not from quality {self.train_quality}: "
+                "leave one of the two out"
+            )
+        if len(set(self.random_qualities)) < len(self.random_qualities):
+            raise SettingsError(f"a random quality is named twice: {named}; name each once")
+        if len(self.random_qualities) < 2:
+            raise SettingsError(
+                f"random quality {named} leaves nothing to draw: name several, or train on --quality {named}"
+            )
+        scale = CODECS.load(self.codec).scale
+        numbers = sorted(scale.check(quality) for quality in self.random_qualities if quality is not None)
+        original = (None,) if None in self.random_qualities else ()
+        object.__setattr__(self, "random_qualities", (*original, *numbers))
 
     @property
     def train_codec(self) -> str:
@@ -99,12 +138,79 @@ class TrainSettings:
         """As conditions record it: "source", "10", "1+10+50", "source+10"."""
         return "+".join(SOURCE if quality is None else str(quality) for quality in self.qualities)
 
+    @property
+    def train_method(self) -> str:
+        """As conditions record it: "standard", "random jpeg quality 10-90:10,source", "pgd linf eps=8/255 steps=7
+        alpha=2/255", or both joined by " + "."""
+        parts: list[str] = []
+        if self.random_qualities:
+            parts.append(f"random {self.codec} quality {quality_text(self.random_qualities)}")
+        if self.adversary is not None:
+            parts.append(adversary_text(self.adversary))
+        return " + ".join(parts) or STANDARD
+
     def folders(self) -> list[AnyPath]:
         """The variant folders to train on."""
         return [
             self.data_dir / (SOURCE if quality is None else variant_name(self.codec, quality))
             for quality in self.qualities
         ]
+
+
+def quality_text(qualities: Sequence[int | None]) -> str:
+    """A list of qualities as the command line writes it, shortest form: "10-90:10,source", "5,10,50", "1-100"."""
+    numbers = sorted(quality for quality in qualities if quality is not None)
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    if len(numbers) > 2 and len(steps) == 1:
+        (step,) = steps
+        parts = [f"{numbers[0]}-{numbers[-1]}" + (f":{step}" if step > 1 else "")]
+    else:
+        parts = [str(number) for number in numbers]
+    return ",".join([*parts, *([SOURCE] if None in qualities else [])])
+
+
+def _checked_adversary(plan: AttackPlan) -> AttackPlan:
+    """The plan with every parameter spelled out; raises `SettingsError` for one that is no attack to train against."""
+    from limla.attacks.base import build_attack
+
+    if plan.name == NO_ATTACK:
+        raise SettingsError(
+            "adversary 'none' attacks nothing: leave it out, or name an attack, e.g. pgd:eps=2/255"
+        )
+    if build_attack(plan.name, dict(plan.parameters)).eps == 0:
+        raise SettingsError(
+            f"adversary '{plan.name}' with eps 0 changes nothing: choose an eps above 0, e.g. 2/255"
+        )
+    return plan.with_defaults(_defaults(plan.name))
+
+
+def _defaults(name: str) -> dict[str, Parameter]:
+    parameters = inspect.signature(ATTACKS.load(name)).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def adversary_text(plan: AttackPlan) -> str:
+    """ "pgd linf eps=8/255 steps=7 alpha=2/255": further parameters only where they are not the attack's own, so that
+    one which an attack learns later changes no record."""
+    from limla.attacks.base import build_attack
+
+    given, defaults = dict(plan.parameters), _defaults(plan.name)
+    named = [name for name in _ALWAYS_NAMED if name in given]
+    named += [
+        name
+        for name, value in plan.parameters
+        if name not in (*_ALWAYS_NAMED, "norm") and value != defaults.get(name)
+    ]
+    norm = build_attack(plan.name, given).norm
+    return " ".join([plan.name, norm, *(f"{name}={_parameter_text(given[name])}" for name in named)])
+
+
+def _parameter_text(value: Parameter) -> str:
+    """The shortest text that reads back as the value: "0.03", "8/255", "7"."""
+    if not isinstance(value, float) or float(f"{value:.6g}") == value:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    levels = f"{value * 255:.6g}"
+    return f"{levels}/255" if float(levels) / 255 == value else repr(value)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def _train(settings: TrainSettings, world: World, progress: Progress) -> TrainRe
         raise SettingsError(
             f"amp (float16) needs a GPU, and this runs on the {world.device.type}: leave --amp out"
         )
+    if settings.train_method != "standard":
+        raise SettingsError(f"training method '{settings.train_method}': not there yet")
     manifests = [_checked_manifest(folder) for folder in settings.folders()]
     source_ids = check_one_source(settings.folders(), manifests)
     decisive = decisive_settings(settings, name, manifests, world.world_size, world.device.type)
@@ -153,7 +155,7 @@ def _prepare(
     mean, std = (tuple(model.get_buffer(f"normalise.{part}").flatten().tolist()) for part in ("mean", "std"))
     info = ModelInfo(
         name, num_classes, manifest.class_names, settings.preprocessing, mean, std, manifest.dataset,
-        settings.train_codec, settings.train_quality, seed=settings.seed,
+        settings.train_codec, settings.train_quality, settings.train_method, settings.seed,
         extra={"decoder": train_loader.decoder, SOURCE_DATA_IDS: source_ids},
     )  # fmt: skip
     return _Run(settings, world, folder, info, learner, train_loader, val_loader)
