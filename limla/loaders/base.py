@@ -8,10 +8,31 @@ from typing import Protocol
 
 from limla.errors import SettingsError
 from limla.paths import AnyPath
-from limla.registry import LOADERS
+from limla.registry import CODECS, LOADERS
 from limla.types import Batch, Preprocessing
 
 AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Reencoding:
+    """Every image goes through a codec at its full size, before resize and crop, at a quality drawn for it.
+
+    Attributes:
+        codec: of the catalogue, with its own settings.
+        qualities: drawn with equal probability; None leaves the image as it is. See `limla.loaders.reencoding`.
+    """
+
+    codec: str
+    qualities: tuple[int | None, ...]
+
+    def __post_init__(self) -> None:
+        scale = CODECS.load(self.codec).scale
+        if not self.qualities or len(set(self.qualities)) < len(self.qualities):
+            raise SettingsError(f"qualities {self.qualities} to draw from: name at least one, and each once")
+        for quality in self.qualities:
+            if quality is not None:
+                scale.check(quality)
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,8 @@ class LoaderSettings:
         training: shuffle shards and samples from `seed` and the epoch; otherwise the order is the shards'.
         augment: random resized crop and horizontal flip instead of the centre crop (training only); with
             resize "none" the crop is resized back to the image's own size.
-        seed: of shuffling and augmentation.
+        reencoding: None takes the images as the shards hold them.
+        seed: of shuffling, augmentation and, in training, the qualities drawn.
         rank, world_size: this process among the processes that share the data (torchrun). In evaluation rank r
             takes the global batches r, r + world_size, …, so that every batch is the one a single process
             would have made; in training each rank takes every world_size-th sample of the shuffled epoch,
@@ -39,6 +61,7 @@ class LoaderSettings:
     batch_size: int = 32
     training: bool = False
     augment: bool = False
+    reencoding: Reencoding | None = None
     seed: int = 0
     rank: int = 0
     world_size: int = 1
