@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from limla.errors import SettingsError
-from limla.registry import ATTACKS, CODECS
+from limla.registry import ATTACKS, CODECS, DIFFERENTIABLE
 
 NO_ATTACK = "none"
 Parameter: TypeAlias = float | int | str | bool
@@ -26,6 +26,22 @@ THREATS: dict[str, str] = {
 """Threat models of an attack on a defended model: name → what the attacker knows.
 
 "eot": expectation over transformation (Athalye, Engstrom, Ilyas & Kwok, ICML 2018), here over finitely many.
+"""
+
+ATTACK_KNOWLEDGE: dict[str, str] = {
+    "none": "none",
+    "uniform-noise": "none",
+    "gaussian-noise": "none",
+    "fgsm": "white-box",
+    "mifgsm": "white-box",
+    "pgd": "white-box",
+    "cw": "white-box",
+    "autoattack": "white-box",
+    "square": "black-box",
+}
+"""Attack → what it uses of the model: its gradients ("white-box"), its outputs alone ("black-box"), or "none" of it.
+
+A copy of every attack's `knowledge`, for readers of results that do without torch.
 """
 
 
@@ -132,6 +148,11 @@ class DefencePlan:
             self._check_threat(threat)
 
     def _check_threat(self, threat: str) -> None:
+        if threat.endswith("differentiable") and self.codec not in DIFFERENTIABLE.names():
+            raise SettingsError(
+                f"threat model '{threat}' needs a differentiable model of codec '{self.codec}', and there is none "
+                f"(only of {', '.join(DIFFERENTIABLE.names())}): choose {threat.replace('differentiable', 'bpda')}"
+            )
         is_random = len(self.qualities) > 1
         if is_random and threat in ("bpda", "differentiable"):
             raise SettingsError(

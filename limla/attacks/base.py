@@ -35,6 +35,8 @@ class Attack(ABC):
     Attributes:
         name: the catalogue name.
         norm: "linf" or "l2", the norm of the ball; "" for "none".
+        knowledge: what it uses of the model: "white-box" (gradients), "black-box" (outputs alone) or "none"; also in
+            `limla.plans.ATTACK_KNOWLEDGE`.
         uses_seed: whether the result depends on the seed (a random start); then the seed is part of the record.
         num_gradients: about how many passes through the model, most of them with gradients, one image costs.
         eps: radius of the ball on the [0, 1] scale; 0 leaves the images exactly as they are.
@@ -42,6 +44,7 @@ class Attack(ABC):
 
     name: ClassVar[str]
     norm: ClassVar[str]
+    knowledge: ClassVar[str] = "white-box"
     uses_seed: ClassVar[bool] = False
     num_gradients: int = 1
 

@@ -14,6 +14,7 @@ class NoAttack(Attack):
 
     name: ClassVar[str] = "none"
     norm: ClassVar[str] = ""
+    knowledge: ClassVar[str] = "none"
     num_gradients = 0
 
     def __init__(self) -> None:

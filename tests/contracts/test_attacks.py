@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limla.attacks.base import build_attack, project
 from limla.errors import SettingsError, UnknownNameError
+from limla.plans import ATTACK_KNOWLEDGE
 from tests.contracts.victims import EPS, NAMES, REAL, SmallNet, batch, labelled_images, make, trained
 
 __all__ = ["batch", "trained"]  # fixtures
@@ -23,6 +24,7 @@ def test_catalogue_entry_keeps_its_word(name: str) -> None:
     assert attack.name == name
     assert attack.norm in ("", "linf", "l2")
     assert (attack.norm == "") == (name == "none")
+    assert attack.knowledge == ATTACK_KNOWLEDGE[name]
     settings = attack.settings()
     assert "eps" not in settings, "eps has its own column"
     assert all(isinstance(value, int | float | str | bool) for value in settings.values())
