@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from limla.errors import DataError
 from limla.manifest import Manifest, list_variants, read_manifest
 from limla.paths import AnyPath
+from limla.registry import CODECS
 from limla.results import read_table
 from limla.storage import exists
 
@@ -163,6 +164,16 @@ def _median(values: npt.NDArray[np.float64]) -> float | None:
 
 
 def quality_order(variant: Variant) -> tuple[int, str, float]:
-    """Sort key: by codec and rising quality, the originals last."""
+    """Sort key: by codec, from the worst quality to the best, the originals last."""
     codec, quality = variant
-    return (1, "", math.inf) if quality is None else (0, codec, quality)
+    return (1, "", math.inf) if quality is None else (0, codec, quality_rank(variant))
+
+
+def quality_rank(variant: Variant) -> float:
+    """Rises with the quality of a codec's variants, whichever way its knob turns; infinite for the originals."""
+    codec, quality = variant
+    if quality is None:
+        return math.inf
+    # rows may come from a codec that this installation does not have
+    known = codec in CODECS.plugs
+    return quality if not known or CODECS.load(codec).scale.higher_is_better else -quality
