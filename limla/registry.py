@@ -61,6 +61,14 @@ class Catalogue:
 
 CODECS = Catalogue("codec", {"jpeg": "limla.codecs.jpeg:JpegCodec"})
 
+DIFFERENTIABLE = Catalogue(
+    "differentiable model of a codec", {"jpeg": "limla.defences.jpeg:differentiable_jpeg"}
+)
+"""Of codecs, for attackers who differentiate through a defence: (images, quality) → what the codec makes of them.
+
+images: (N, 3, H, W) float32 in [0, 1], as what it returns. It stands for the codec with its default settings.
+"""
+
 ENGINES = Catalogue(
     "engine",
     {"local": "limla.engines.local:LocalEngine", "spark": "limla.engines.spark:SparkEngine"},

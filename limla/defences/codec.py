@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from limla.codecs import build_codec
 from limla.plans import DefencePlan
-from limla.types import Image
 
 
 class Defended(NamedTuple):
@@ -33,6 +33,9 @@ class CodecDefence:
 
     Attributes:
         plan: codec and qualities.
+
+    Args:
+        num_threads: that encode and decode; None means all the cores this process may use.
     """
 
     def __init__(self, plan: DefencePlan, num_threads: int | None = None) -> None:
@@ -53,7 +56,7 @@ class CodecDefence:
         return tuple(qualities[place] for place in places.tolist())
 
     def apply(self, images: Tensor, seed: int) -> Defended:
-        """Send a batch through the codec.
+        """Send a batch through the codec; thread-safe.
 
         Args:
             images: (N, 3, H, W) float32 in [0, 1], on any device; left untouched.
@@ -61,31 +64,29 @@ class CodecDefence:
         """
         return self.apply_at(images, self.draw(len(images), seed))
 
-    def apply_at(self, images: Tensor, qualities: Sequence[int]) -> Defended:
-        """`apply` with the quality of each image given; thread-safe."""
-        # the codec takes rows of pixels; rounding to the nearest of 256 is part of storing a picture
-        levels = (
-            (images.detach() * 255)
-            .round_()
-            .clamp_(0, 255)
-            .byte()
-            .permute(0, 2, 3, 1)
-            .contiguous()
-            .cpu()
-            .numpy()
-        )
-        work = list(zip(levels, qualities, strict=True))
-        if self._num_threads == 1 or len(work) < 2:
-            done = [self._through(*item) for item in work]
-        else:
-            with ThreadPoolExecutor(min(self._num_threads, len(work))) as pool:
-                done = list(pool.map(lambda item: self._through(*item), work))
-        pixels = np.empty(levels.shape, np.uint8)
-        for place, (decoded, _) in enumerate(done):
-            pixels[place] = decoded
-        decoded = torch.from_numpy(pixels).to(images.device).permute(0, 3, 1, 2)
-        return Defended(decoded.to(torch.float32).div_(255), tuple(number for _, number in done))
+    def apply_at(self, images: Tensor, qualities: Sequence[int], num_threads: int | None = None) -> Defended:
+        """`apply` with the quality of each image given, on at most `num_threads` threads; thread-safe."""
+        levels = _to_levels(images)
+        pixels = np.empty_like(levels)
 
-    def _through(self, image: Image, quality: int) -> tuple[Image, int]:
-        data = self._codec.encode(image, quality)
-        return self._codec.decode(data), len(data)
+        def through(place: int) -> int:
+            data = self._codec.encode(levels[place], qualities[place])
+            pixels[place] = self._codec.decode(data)
+            return len(data)
+
+        assert len(qualities) == len(levels), (len(qualities), len(levels))
+        places = range(len(levels))
+        threads = min(num_threads or self._num_threads, len(levels))
+        if threads < 2:
+            num_bytes = tuple(map(through, places))
+        else:
+            with ThreadPoolExecutor(threads, "limla-defence") as pool:
+                num_bytes = tuple(pool.map(through, places))
+        decoded = torch.from_numpy(pixels).to(images.device).permute(0, 3, 1, 2)
+        return Defended(decoded.to(torch.float32).div_(255), num_bytes)
+
+
+def _to_levels(images: Tensor) -> npt.NDArray[np.uint8]:
+    """(N, 3, H, W) in [0, 1] → (N, H, W, 3) uint8, rounded to the nearest of 256: part of storing a picture."""
+    levels = (images.detach() * 255).round_().clamp_(0, 255).byte()
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
