@@ -23,16 +23,21 @@ from limla.cli.console import ConsoleProgress
 from limla.files import write_json
 from limla.manifest import list_variants, read_manifest, variant_name
 from limla.reporting.aggregates import metric_rows
+from limla.paths import AnyPath
 from limla.results import read_encodings, read_predictions
 from limla.running import run
 from limla.study import Study, read_settings, study_from
 
 
+def _data_dir(study: Study) -> AnyPath:
+    return study.data_dir(study.datasets[0])
+
+
 def _rates(study: Study) -> list[dict[str, Any]]:
     """Per variant: images, mean bits per pixel, PSNR and SSIM over all splits."""
     rows: list[dict[str, Any]] = []
-    for name in list_variants(study.data_dir):
-        table = read_encodings(study.data_dir, [name])
+    for name in list_variants(_data_dir(study)):
+        table = read_encodings(_data_dir(study), [name])
         row: dict[str, Any] = {"variant": name, "num_images": table.num_rows}
         for column in ("num_bytes", "rate_bpp", "psnr_db", "ssim"):
             values = np.array([value for value in table[column].to_pylist() if value is not None], dtype=float)
@@ -67,7 +72,7 @@ def _metrics(study: Study) -> list[dict[str, Any]]:
 
 def _class_recalls(study: Study) -> list[dict[str, Any]]:
     """Recall of each class in every clean condition."""
-    class_names = read_manifest(study.data_dir / "source").class_names
+    class_names = read_manifest(_data_dir(study) / "source").class_names
     rows: list[dict[str, Any]] = []
     for condition, table in read_predictions(study.output_dir / "results"):
         if condition.attack != "none":
@@ -109,21 +114,25 @@ def _timings(study: Study) -> list[dict[str, Any]]:
 )
 def main(study_file: Path, raw: Path | None, output: Path, collect: bool) -> None:
     """Run STUDY_FILE from nothing and write OUTPUT."""
-    settings = read_settings(study_file)
+    settings, file = read_settings(study_file)
     if raw is not None:
         settings["raw"] = raw
-    study = study_from(settings, str(study_file))
+    study = study_from(settings, file)
     if collect:
         seconds = json.loads(output.read_text(encoding="utf-8"))["seconds"]
     else:
-        for folder in (study.data_dir, study.output_dir / "models", study.output_dir / "results"):
+        for folder in (_data_dir(study), study.output_dir / "models", study.output_dir / "results"):
             if folder.exists():
                 raise click.UsageError(f"{folder} is there: this measures a run from nothing; remove it first")
-        seconds = {stage: round(value, 2) for stage, value in run(study, ConsoleProgress()).seconds.items()}
-    manifest = read_manifest(study.data_dir / "source")
+        seconds = {
+            stage: round(value, 2) for stage, value in run(study, ConsoleProgress(), file).seconds.items()
+        }
+    manifest = read_manifest(_data_dir(study) / "source")
     shown = dataclasses.asdict(study)
-    for name in ("raw", "data_dir", "output_dir"):
-        shown[name] = Path(shown[name]).name if shown[name] else None
+    shown["output_dir"] = study.output_dir.name
+    for dataset in shown["datasets"]:
+        for name in ("raw", "data_dir"):
+            dataset[name] = Path(dataset[name]).name if dataset[name] else None
     write_json(
         output,
         {

@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "limla.cli.predict:predict",
     "report": "limla.cli.report:report",
     "run": "limla.cli.run:run",
+    "study": "limla.cli.study:study",
     "calibration": "limla.cli.calibration:calibration",
     "fetch": "limla.cli.fetch:fetch",
     "bench": "limla.cli.bench:bench",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.paths import DataFolder, LocalPath
 from limla.errors import SettingsError
+
+if TYPE_CHECKING:
+    from limla.study import Study, StudyFile
 
 _FOLDER = LocalPath(file_okay=False)
 
@@ -40,21 +43,21 @@ def run(study_file: Path | None, **options: Any) -> None:
 
     from limla.running import run as run_study
 
-    study = _study(study_file, options)
+    study, file = _study(study_file, options)
     started = time.monotonic()
-    result = run_study(study, ConsoleProgress())
+    result = run_study(study, ConsoleProgress(), file)
     for stage, seconds in result.seconds.items():
         click.echo(f"{stage:>9} {seconds:7.1f} s")
     click.echo(f"    total {time.monotonic() - started:7.1f} s")
     click.echo(f"report: {result.report}")
 
 
-def _study(study_file: Path | None, options: dict[str, Any]) -> Any:
+def _study(study_file: Path | None, options: dict[str, Any]) -> tuple[Study, StudyFile]:
     from limla.cli.options import parse_qualities
     from limla.paths import open_folder
-    from limla.study import read_settings, study_from
+    from limla.study import StudyFile, read_settings, study_from
 
-    settings: dict[str, Any] = read_settings(study_file) if study_file else {}
+    settings, file = read_settings(study_file) if study_file else ({}, StudyFile("options"))
     for name in ("raw", "data_dir", "output_dir", "image_size"):
         if options[name] is not None:
             settings[name] = options[name]
@@ -68,11 +71,12 @@ def _study(study_file: Path | None, options: dict[str, Any]) -> Any:
         settings["evaluation"] = {**settings.get("evaluation", {}), "attacks": attacks}
     if options["epochs"] is not None:
         settings["training"] = {**settings.get("training", {}), "epochs": options["epochs"]}
-    if "data_dir" not in settings:
+    if "data_dir" not in settings and "datasets" not in settings:
         if "raw" not in settings:
             raise SettingsError(
                 "nothing to run: name a study file, or --raw with a folder of photos, or --data-dir with shards"
             )
         settings["data_dir"] = Path("shards") / Path(settings["raw"]).resolve().name
-    settings.setdefault("output_dir", Path("out") / open_folder(settings["data_dir"]).resolve().name)
-    return study_from(settings, str(study_file) if study_file else "options")
+    if "data_dir" in settings:
+        settings.setdefault("output_dir", Path("out") / open_folder(settings["data_dir"]).resolve().name)
+    return study_from(settings, file), file

@@ -1,13 +1,15 @@
 """Evaluation: checkpoints × test qualities × attacks → PredictionRows."""
 
 from limla.evaluation.settings import EvaluateSettings, UserModel, check_parameters_used
-from limla.evaluation.stage import CellResult, EvaluateResult, evaluate
+from limla.evaluation.stage import TIMINGS, CellResult, EvaluateResult, evaluate, planned_conditions
 
 __all__ = [
+    "TIMINGS",
     "CellResult",
     "EvaluateResult",
     "EvaluateSettings",
     "UserModel",
     "check_parameters_used",
     "evaluate",
+    "planned_conditions",
 ]

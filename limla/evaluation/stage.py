@@ -23,6 +23,8 @@ from limla.evaluation.settings import EvaluateSettings, caution, read_variants
 from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
 from limla.loaders.base import Loader, LoaderSettings, open_loader
 from limla.manifest import Manifest, check_one_source, library_versions, variant_name, verify_shards
+from limla.models.base import ModelInfo
+from limla.models.checkpoint import checkpoint_id, read_checkpoint
 from limla.models.device import choose_device
 from limla.paths import is_remote
 from limla.progress import SILENT, Progress
@@ -163,7 +165,10 @@ def _evaluate_variant(
         verify_contents=settings.verify and is_remote(folder),
     )
     with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
-        conditions = [_condition(settings, model, manifest, plan, loader) for plan in plans]
+        conditions = [
+            _condition(settings, model.info, model.checkpoint_id, manifest, plan, loader.decoder)
+            for plan in plans
+        ]
         _check_alike(conditions, world)
         finished: dict[Condition, CellResult] = {}
         if any(_to_do(settings, conditions, world)):
@@ -258,7 +263,7 @@ def _evaluate_cells(
                     f"manifest says {num_samples}; remove the folder and make it again"
                 )
             _write(settings.results_dir, cell)
-            _append_timing(settings.results_dir, done, model, world)
+            _append_timing(settings.results_dir, done, cell.plan.attack.num_gradients, model, world)
         finished[cell.condition] = done
     return finished
 
@@ -281,10 +286,36 @@ def _clear_leftovers(results_dir: Path, condition: Condition, pictures: PictureF
     remove_unfinished(pictures.folder)
 
 
+def planned_conditions(settings: EvaluateSettings, checkpoint: Path) -> list[Condition]:
+    """The conditions that `evaluate` computes of one checkpoint, in its order; reads no image and builds no model.
+
+    Raises a `LimlaError` for a checkpoint or variants that cannot be read.
+    """
+    info, _, _ = read_checkpoint(checkpoint)
+    device = str(choose_device(settings.device))
+    loader_settings = LoaderSettings(
+        info.preprocessing, settings.batch_size, device=device, verify_contents=False
+    )
+    found: list[Condition] = []
+    for variant, manifest in read_variants(settings).items():
+        folder = settings.data_dir / variant
+        with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
+            found += [
+                _condition(settings, info, checkpoint_id(checkpoint), manifest, plan, loader.decoder)
+                for plan in plan_cells(settings)
+            ]
+    return found
+
+
 def _condition(
-    settings: EvaluateSettings, model: EvaluatedModel, manifest: Manifest, plan: CellPlan, loader: Loader
+    settings: EvaluateSettings,
+    info: ModelInfo,
+    checkpoint_id: str,
+    manifest: Manifest,
+    plan: CellPlan,
+    decoder: str,
 ) -> Condition:
-    info, attack, defence = model.info, plan.attack, plan.defence
+    attack, defence = plan.attack, plan.defence
     parameters: dict[str, Any] = attack.settings()
     if attack.uses_seed or (defence is not None and len(defence.plan.qualities) > 1):
         parameters["seed"] = settings.seed
@@ -296,7 +327,7 @@ def _condition(
         split=settings.split,
         task=Classification.name,
         model=info.model,
-        checkpoint_id=model.checkpoint_id,
+        checkpoint_id=checkpoint_id,
         seed=info.seed,
         train_codec=info.train_codec,
         train_quality=info.train_quality,
@@ -312,13 +343,15 @@ def _condition(
         threat=plan.threat,
         defence_codec="" if defence is None else defence.plan.codec,
         defence_quality="" if defence is None else defence.plan.quality,
-        decoder=loader.decoder,
+        decoder=decoder,
         precision=settings.precision,
         batch_size=settings.batch_size,
     )
 
 
-def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel, world: World) -> None:
+def _append_timing(
+    results_dir: Path, cell: CellResult, num_gradients: int, model: EvaluatedModel, world: World
+) -> None:
     """One line about how fast a cell was and where; a single write, so lines of several runs never mix."""
     condition = cell.condition
     line = {
@@ -331,6 +364,7 @@ def _append_timing(results_dir: Path, cell: CellResult, model: EvaluatedModel, w
         "eps": condition.eps,
         "threat": condition.threat,
         "defence": f"{condition.defence_codec}:{condition.defence_quality}" if condition.defence_codec else "",
+        "num_gradients": num_gradients,
         "num_samples": cell.num_samples,
         "images_per_s": round(cell.images_per_s, 3),
         "seconds_loading": round(cell.seconds_loading, 3),

@@ -16,15 +16,15 @@ _BASE: dict[str, Any] = {"data_dir": "shards/x", "output_dir": "out"}
 
 def test_defaults_train_and_test_on_the_originals_and_every_quality() -> None:
     study = study_from({**_BASE, "qualities": [5, 50]}, "s.toml")
-    assert study.train_sets() == ((None,), (5,), (50,))
-    assert study.test_qualities() == (None, 5, 50)
+    assert [condition.qualities for condition in study.train_conditions()] == [(None,), (5,), (50,)]
+    assert study.test_variants() == (("source", None), ("jpeg", 5), ("jpeg", 50))
     assert study.preprocessing().describe() == "shorter256-crop224"
 
 
 def test_a_list_in_train_is_a_mix_and_eps_may_be_a_fraction() -> None:
     settings = {**_BASE, "train": ["source", [1, 10]], "evaluation": {"eps": ["8/255", 0.5], "alpha": "2/255"}}
     study = study_from(settings, "s.toml")
-    assert study.train_sets() == ((None,), (1, 10))
+    assert [condition.qualities for condition in study.train_conditions()] == [(None,), (1, 10)]
     assert study.evaluation.eps == (8 / 255, 0.5)
     assert study.evaluation.alpha == 2 / 255
 
@@ -69,9 +69,10 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     text = 'data_dir = "shards/x"\noutput_dir = "/abs/out"\nraw = "photos"\ntraining.weights = "{}"\n'
     path.write_text(text.format("best.pt"), encoding="utf-8")
     study = read_study(path)
-    assert study.data_dir == tmp_path / "shards/x"
+    (dataset,) = study.datasets
+    assert dataset.data_dir == study.data_dir(dataset) == tmp_path / "shards/x"
     assert study.output_dir == Path("/abs/out")
-    assert study.raw == tmp_path / "photos"
+    assert dataset.raw == tmp_path / "photos"
     assert study.training.weights == str(tmp_path / "best.pt")
     path.write_text(text.format("imagenet"), encoding="utf-8")
     assert read_study(path).training.weights == "imagenet"

@@ -1,0 +1,176 @@
+"""What each stage of a study is told, dataset by dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limla.files import content_id
+from limla.manifest import read_manifest
+from limla.paths import AnyPath
+from limla.plans import parse_attack
+from limla.qualities import parse_qualities
+from limla.study import DatasetPlan, Study, TrainCondition
+
+if TYPE_CHECKING:
+    from limla.evaluation import EvaluateSettings
+    from limla.packing import PackSettings
+    from limla.reencoding import ReencodeSettings
+    from limla.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class DatasetStages:
+    """What each stage is told about one dataset.
+
+    Attributes:
+        dataset: photos or shards.
+        data_dir: where its shards are, or go.
+        pack: used when the study names photos.
+        reencode: one for each codec.
+        train: one for each model, seed and training condition, in that order; `output_dir` is the folder of all models
+            until the data are there (see `placed`).
+    """
+
+    dataset: DatasetPlan
+    data_dir: AnyPath
+    pack: PackSettings
+    reencode: tuple[ReencodeSettings, ...]
+    train: tuple[TrainSettings, ...]
+
+
+def dataset_stages(study: Study) -> tuple[DatasetStages, ...]:
+    """Every stage's settings, each of which checks its own.
+
+    Raises `SettingsError` for the first name or number that a stage refuses.
+    """
+    from limla.packing import PackSettings
+    from limla.reencoding import ReencodeSettings
+
+    split = study.split
+    found: list[DatasetStages] = []
+    for dataset in study.datasets:
+        data_dir = study.data_dir(dataset)
+        found.append(
+            DatasetStages(
+                dataset=dataset,
+                data_dir=data_dir,
+                pack=PackSettings(
+                    seed=split.seed,
+                    train=split.train,
+                    val=split.val,
+                    test=split.test,
+                    val_from_train=split.val_from_train,
+                ),
+                reencode=tuple(
+                    ReencodeSettings(
+                        codec=codec.codec,
+                        qualities=codec.qualities,
+                        subsampling=codec.subsampling,
+                        measure=study.measure,
+                    )
+                    for codec in study.codecs
+                ),
+                train=tuple(_trainings(study, data_dir)),
+            )
+        )
+    return tuple(found)
+
+
+def _trainings(study: Study, data_dir: AnyPath) -> Iterator[TrainSettings]:
+    for model in study.models:
+        for seed in study.seeds:
+            for condition in study.train_conditions():
+                yield _train_settings(study, data_dir, model, seed, condition)
+
+
+def _train_settings(
+    study: Study, data_dir: AnyPath, model: str, seed: int, condition: TrainCondition
+) -> TrainSettings:
+    from limla.training import TrainSettings
+
+    plan = condition.plan
+    return TrainSettings(
+        data_dir=data_dir,
+        codec=condition.codec,
+        qualities=condition.qualities,
+        random_qualities=parse_qualities(plan.random_quality, allow_source=True) if plan.random_quality else (),
+        adversary=parse_attack(plan.adversary) if plan.adversary else None,
+        model=model,
+        output_dir=study.output_dir / "models",
+        epochs=plan.epochs,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        patience=plan.patience,
+        min_delta=plan.min_delta,
+        weights=plan.weights,
+        freeze_backbone=plan.freeze_backbone,
+        augment=plan.augment,
+        seed=seed,
+        preprocessing=study.preprocessing(),
+        loader=study.loader,
+        device=study.device,
+        results_csv=study.output_dir / "models" / "results.csv",
+    )
+
+
+def placed(study: Study, stages: DatasetStages) -> tuple[TrainSettings, ...]:
+    """The trainings of a dataset with their folders, whose names end in a hash of everything that decides the weights.
+
+    So another setting, or other data, trains a new model beside the old one, and equal ones find theirs. Raises
+    `DataError` where the data are not there yet.
+    """
+    from limla.models.base import canonical_name
+    from limla.models.device import choose_device
+    from limla.training.folder import decisive_settings
+
+    device_type = choose_device(study.device).type
+    names = [condition.label for condition in study.train_conditions()]
+    several = len(study.datasets) > 1
+    found: list[TrainSettings] = []
+    for number, settings in enumerate(stages.train):
+        manifests = [read_manifest(folder) for folder in settings.folders()]
+        model = canonical_name(settings.model)
+        decides = content_id(decisive_settings(settings, model, manifests, 1, device_type))[:8]
+        label = f"{settings.model.replace(':', '.')}-seed{settings.seed}-{names[number % len(names)]}-{decides}"
+        folder = settings.output_dir / (f"{stages.dataset.label}-{label}" if several else label)
+        found.append(replace(settings, output_dir=folder))
+    return tuple(found)
+
+
+def evaluations(
+    study: Study, stages: DatasetStages, checkpoints: tuple[Path, ...]
+) -> tuple[EvaluateSettings, ...]:
+    """One evaluation for each codec; the originals belong to the first."""
+    from limla.evaluation import EvaluateSettings
+
+    plan = study.evaluation
+    found: list[EvaluateSettings] = []
+    wanted = study.test_variants()
+    for number, codec in enumerate(study.codecs):
+        qualities = tuple(
+            quality for name, quality in wanted if name == codec.codec or (quality is None and number == 0)
+        )
+        if qualities:
+            found.append(
+                EvaluateSettings(
+                    data_dir=stages.data_dir,
+                    checkpoints=checkpoints,
+                    codec=codec.codec,
+                    qualities=qualities,
+                    attacks=plan.attacks,
+                    eps=plan.eps,
+                    steps=plan.steps,
+                    alpha=plan.alpha,
+                    defences=plan.defences,
+                    results_dir=study.results_dir,
+                    split=plan.split,
+                    loader=study.loader,
+                    batch_size=plan.batch_size,
+                    seed=plan.seed,
+                    device=study.device,
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,26 @@
+"""A study: one grid of datasets, codecs, training conditions, attacks and defences, checked before any work starts."""
+
+from limla.study.parsing import StudyFile, read_settings, read_study, study_from
+from limla.study.plan import (
+    CodecPlan,
+    DatasetPlan,
+    EvaluationPlan,
+    SplitPlan,
+    Study,
+    TrainCondition,
+    TrainingPlan,
+)
+
+__all__ = [
+    "CodecPlan",
+    "DatasetPlan",
+    "EvaluationPlan",
+    "SplitPlan",
+    "Study",
+    "StudyFile",
+    "TrainCondition",
+    "TrainingPlan",
+    "read_settings",
+    "read_study",
+    "study_from",
+]

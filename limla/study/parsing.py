@@ -1,0 +1,369 @@
+"""Plain values (a parsed TOML file, or options) → `Study`; every mistake is one line that names the entry."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from limla.errors import LimlaError, SettingsError
+from limla.manifest import SOURCE
+from limla.paths import AnyPath, is_url, open_folder
+from limla.plans import AttackPlan, DefencePlan, Parameter, parse_number, parse_value
+from limla.study.lines import line_of
+from limla.study.plan import (
+    CodecPlan,
+    DatasetPlan,
+    EvaluationPlan,
+    SplitPlan,
+    Study,
+    TrainCondition,
+    TrainingPlan,
+    Variant,
+)
+
+Path_ = tuple[str | int, ...]
+_Plan = TypeVar("_Plan")
+_ONE_DATASET = ("data_dir", "raw")
+_ONE_CODEC = ("codec", "qualities", "subsampling")
+_KNOWN = (
+    *("data_dir", "output_dir", "raw", "datasets", *_ONE_CODEC, "codecs"),
+    *(item.name for item in fields(Study) if item.name not in ("datasets", "output_dir", "codecs")),
+)
+_EXPECTED = {
+    "train": 'a quality, "source", or a list of them, for each model, or a table with on = …',
+    "test": 'a quality or "source"',
+    "measure": 'a number of images, "all" or "none"',
+}
+
+
+class EntryError(SettingsError):
+    """A mistake in one entry of a study.
+
+    Attributes:
+        path: names of tables and keys, and places in arrays.
+    """
+
+    def __init__(self, path: Path_, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """Where a study was read from.
+
+    Attributes:
+        where: begins every message: the file's name, or "options".
+        text: of the file; "" for options.
+    """
+
+    where: str
+    text: str = ""
+
+    def at(self, *path: str | int) -> str:
+        """The place of an entry: "study.toml, line 7"."""
+        line = line_of(self.text, path) if self.text else None
+        return self.where if line is None else f"{self.where}, line {line}"
+
+
+def study_from(settings: dict[str, Any], where: str | StudyFile) -> Study:
+    """Build a `Study` from plain values; `where` begins every message.
+
+    Raises `SettingsError` naming the first entry that is unknown, of the wrong type or out of range.
+    """
+    origin = where if isinstance(where, StudyFile) else StudyFile(where)
+    try:
+        for name in settings:
+            if name not in _KNOWN:
+                raise EntryError((name,), f"unknown entry '{name}'; known: {', '.join(_KNOWN)}")
+        return _validated(Study, _expanded(settings), ())
+    except EntryError as error:
+        raise SettingsError(f"{origin.at(*error.path)}: {error}") from error
+
+
+def _expanded(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with short forms written out, and lists of tables as plans."""
+    found = {name: value for name, value in settings.items() if name not in (*_ONE_DATASET, *_ONE_CODEC)}
+    found["datasets"] = _one_or_many(settings, "datasets", _ONE_DATASET, DatasetPlan)
+    if not found["datasets"]:
+        raise EntryError((), "'data_dir' is missing: add it, or 'raw' with a folder of photos")
+    found["codecs"] = _one_or_many(settings, "codecs", _ONE_CODEC, CodecPlan) or (CodecPlan(),)
+    if "training" in settings:
+        found["training"] = _validated(TrainingPlan, settings["training"], ("training",))
+    training = found.get("training", TrainingPlan())
+    codecs = [codec.codec for codec in found["codecs"]]
+    found["train"] = tuple(
+        _train_condition(entry, ("train", place), training, codecs)
+        for place, entry in enumerate(_list(settings, "train"))
+    )
+    found["test"] = tuple(
+        _variant(entry, ("test", place), codecs) for place, entry in enumerate(_list(settings, "test"))
+    )
+    evaluation = settings.get("evaluation")
+    if isinstance(evaluation, dict):
+        found["evaluation"] = _evaluation(evaluation, codecs)
+    return found
+
+
+def _one_or_many(
+    settings: dict[str, Any], many: str, single: Sequence[str], plan: type[_Plan]
+) -> tuple[_Plan, ...]:
+    """The tables of `many`, or the one that the top-level entries `single` describe."""
+    given = {name: settings[name] for name in single if settings.get(name) is not None}
+    if many not in settings:
+        if not given:
+            return ()
+        try:
+            return (_validated(plan, given, ()),)
+        except EntryError as error:
+            # the entry stands at the top level
+            raise EntryError(error.path or (next(iter(given)),), str(error)) from error
+    if given:
+        raise EntryError(
+            (next(iter(given)),), f"'{next(iter(given))}' and '{many}' are two ways to say it: keep one"
+        )
+    tables = _list(settings, many)
+    if not tables:
+        raise EntryError((many,), f"'{many}' is empty: add a [[{many}]] table")
+    return tuple(_validated(plan, entry, (many, place)) for place, entry in enumerate(tables))
+
+
+def _list(settings: dict[str, Any], name: str) -> list[Any]:
+    entries = settings.get(name, [])
+    if not isinstance(entries, list | tuple):
+        expected = _EXPECTED.get(name)
+        raise EntryError(
+            (name,), f"'{name}' is {entries!r}: expected a list" + (f" of: {expected}" if expected else "")
+        )
+    return list(entries)
+
+
+def _validated(plan: type[_Plan], entry: Any, path: Path_) -> _Plan:
+    """A plan of plain values, through pydantic. Raises `EntryError` for the first problem."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(plan).validate_python(entry)
+    except ValidationError as error:
+        raise _first_problem(error.errors(), plan, path) from error
+
+
+def _first_problem(problems: Sequence[Any], plan: type, path: Path_) -> EntryError:
+    problem = problems[0]
+    # a union reports each member it tried ("measure.int"): the entry's own name and number are what the user wrote
+    members = ("int", "literal[", "tuple[", "function-", "str")
+    inner = tuple(part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(members)))
+    place = (*path, *inner)
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, EntryError):
+        return EntryError((*path, *cause.path), str(cause))
+    if isinstance(cause, LimlaError):
+        return EntryError(place, str(cause))
+    name = ".".join(map(str, place))
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        tables = {"split": SplitPlan, "training": TrainingPlan, "evaluation": EvaluationPlan}
+        owner = tables.get(str(inner[0]), plan) if len(inner) > 1 else plan
+        known = ", ".join(item.name for item in fields(owner))
+        return EntryError(place, f"unknown entry '{name}'; known: {known}")
+    if problem["type"] in ("missing", "missing_argument"):
+        return EntryError(place, f"'{name}' is missing: add it")
+    expected = _EXPECTED.get(str(place[0])) if place else None
+    text = problem["msg"][0].lower() + problem["msg"][1:]
+    message = f"expected {expected}" if expected else text.replace("tuple", "list")
+    return EntryError(place, f"'{name}' is {problem['input']!r}: {message}")
+
+
+def _variant(entry: Any, path: Path_, codecs: Sequence[str]) -> Variant:
+    """ "source", 10, or "webp:10"."""
+    if entry == SOURCE:
+        return SOURCE, None
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        if len(codecs) > 1:
+            raise EntryError(path, f"'{_dotted(path)}' is {entry}: of which codec? Write {codecs[0]}:{entry}")
+        return codecs[0], entry
+    if isinstance(entry, str):
+        codec, colon, number = entry.partition(":")
+        if colon and codec in codecs and number.isascii() and number.isdigit():
+            return codec, int(number)
+    raise EntryError(path, f"'{_dotted(path)}' is {entry!r}: expected {_EXPECTED[str(path[0])]}")
+
+
+def _train_condition(entry: Any, path: Path_, training: TrainingPlan, codecs: Sequence[str]) -> TrainCondition:
+    table = dict(entry) if isinstance(entry, dict) else {"on": entry}
+    on, name = table.pop("on", SOURCE), table.pop("name", "")
+    if not isinstance(name, str):
+        raise EntryError((*path, "name"), f"'{_dotted((*path, 'name'))}' is {name!r}: expected a word")
+    parts = on if isinstance(on, list | tuple) else [on]
+    known = [item.name for item in fields(TrainingPlan)]
+    for key in table:
+        if key not in known:
+            raise EntryError(
+                (*path, key), f"unknown entry '{_dotted(path)}.{key}'; known: on, name, {', '.join(known)}"
+            )
+    plan = _validated(TrainingPlan, {**vars(training), **table}, path)
+    variants = tuple(_variant(part, path, codecs) for part in parts)
+    try:
+        return TrainCondition(variants, plan, name)
+    except LimlaError as error:
+        raise EntryError(path, str(error)) from error
+
+
+def _evaluation(evaluation: dict[str, Any], codecs: Sequence[str]) -> dict[str, Any]:
+    found = dict(evaluation)
+    path: Path_ = ("evaluation",)
+    try:
+        if "eps" in evaluation:
+            found["eps"] = tuple(map(parse_number, _as_list(evaluation["eps"])))
+        if "alpha" in evaluation:
+            found["alpha"] = parse_number(evaluation["alpha"])
+    except LimlaError as error:
+        raise EntryError((*path, "eps" if "not a number" in str(error) else "alpha"), str(error)) from error
+    if "attacks" in evaluation:
+        attacks: list[AttackPlan] = []
+        for place, entry in enumerate(_list(evaluation, "attacks")):
+            with_path = (*path, "attacks", place)
+            try:
+                attacks += _attacks(entry)
+            except LimlaError as error:
+                raise EntryError(with_path, str(error)) from error
+        found["attacks"] = tuple(attacks)
+    if "defences" in evaluation:
+        found["defences"] = _defences(_list(evaluation, "defences"), (*path, "defences"), codecs)
+    return found
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _attacks(entry: Any) -> list[AttackPlan]:
+    """One entry of `attacks`: a name, or a table with parameters; a list of eps makes one attack of each."""
+    if isinstance(entry, str):
+        return [AttackPlan(entry)]
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise SettingsError(
+            f'{entry!r}: expected an attack\'s name, or a table as {{ name = "pgd", eps = "8/255" }}'
+        )
+    table = dict(entry)
+    name, radii = table.pop("name"), _as_list(table.pop("eps", []))
+    parameters: dict[str, Parameter] = {}
+    for key, value in table.items():
+        if not isinstance(value, str | int | float | bool):
+            raise SettingsError(
+                f"{key} = {value!r} of attack '{name}': expected one number, word, true or false"
+            )
+        parameters[key] = parse_value(value) if isinstance(value, str) else value
+    plan = AttackPlan(name, tuple(parameters.items()))
+    return [plan.with_defaults({"eps": parse_number(eps)}) for eps in radii] or [plan]
+
+
+def _defences(entries: Sequence[Any], path: Path_, codecs: Sequence[str]) -> tuple[DefencePlan, ...]:
+    """Tables { codec, qualities, threats, random }; entries about one defence are put together."""
+    found: dict[tuple[str, tuple[int, ...]], DefencePlan] = {}
+    known = ("codec", "qualities", "threats", "random")
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise EntryError(
+                (*path, place),
+                f'{entry!r}: expected a table as {{ qualities = [10, 50], threats = ["static"] }}',
+            )
+        for key in entry:
+            if key not in known:
+                raise EntryError(
+                    (*path, place, key),
+                    f"unknown entry '{_dotted((*path, place, key))}'; known: {', '.join(known)}",
+                )
+        try:
+            plans = _defence_plans(entry, codecs)
+        except (LimlaError, TypeError) as error:
+            raise EntryError((*path, place), str(error)) from error
+        for plan in plans:
+            there = found.get((plan.codec, plan.qualities))
+            threats = dict.fromkeys([*(there.threats if there else ()), *plan.threats])
+            found[plan.codec, plan.qualities] = replace(plan, threats=tuple(threats))
+    return tuple(found.values())
+
+
+def _defence_plans(entry: dict[str, Any], codecs: Sequence[str]) -> list[DefencePlan]:
+    codec, random = entry.get("codec", codecs[0]), entry.get("random", False)
+    qualities, threats = _as_list(entry.get("qualities", [])), _as_list(entry.get("threats", ["static"]))
+    if not isinstance(codec, str) or not isinstance(random, bool):
+        raise SettingsError("expected codec = a name, random = true or false")
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in qualities):
+        raise SettingsError(f"qualities = {qualities!r}: expected whole numbers")
+    if not all(isinstance(name, str) for name in threats):
+        raise SettingsError(f"threats = {threats!r}: expected names")
+    chosen = [tuple(qualities)] if random or not qualities else [(quality,) for quality in qualities]
+    return [DefencePlan(codec, numbers, tuple(threats)) for numbers in chosen]
+
+
+def _dotted(path: Path_) -> str:
+    return ".".join(map(str, path))
+
+
+def read_settings(path: Path) -> tuple[dict[str, Any], StudyFile]:
+    """The entries of a study's TOML file; relative paths in it (also of weights) are relative to the file's folder.
+
+    Raises `SettingsError` for a file that is missing or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise SettingsError(f"{path}: a folder; name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    settings = _placed(path, settings, ("data_dir", "output_dir", "raw"))
+    if isinstance(settings.get("datasets"), list):
+        settings["datasets"] = [_placed(path, entry, _ONE_DATASET) for entry in settings["datasets"]]
+    if isinstance(settings.get("training"), dict):
+        settings["training"] = _with_weights(path, settings["training"])
+    if isinstance(settings.get("train"), list):
+        settings["train"] = [_with_weights(path, entry) for entry in settings["train"]]
+    return settings, StudyFile(str(path), text)
+
+
+def _placed(study_file: Path, table: Any, names: Sequence[str]) -> Any:
+    if not isinstance(table, dict):
+        return table
+    places = {name: _place(study_file, name, table[name]) for name in names if isinstance(table.get(name), str)}
+    return {**table, **places}
+
+
+def _with_weights(study_file: Path, table: Any) -> Any:
+    weights = table.get("weights") if isinstance(table, dict) else None
+    if not isinstance(weights, str) or weights in ("none", "imagenet"):
+        return table
+    return {**table, "weights": str(_beside(study_file, weights))}
+
+
+def _place(study_file: Path, name: str, text: str) -> AnyPath:
+    """The folder that an entry names; only the shards' may be a URL."""
+    if not is_url(text):
+        return _beside(study_file, text)
+    if name != "data_dir":
+        raise SettingsError(
+            f"{study_file}: {name} is the URL {text}, and only shards (data_dir) may lie in an object store: "
+            "give a local path"
+        )
+    return open_folder(text)
+
+
+def _beside(study_file: Path, name: str) -> Path:
+    """A path in a study file; "../out" beside "tools/study.toml" is shown as "out"."""
+    return Path(os.path.normpath(study_file.parent / Path(name).expanduser()))
+
+
+def read_study(path: Path) -> Study:
+    """Read a study from a TOML file (see `read_settings`).
+
+    Raises `SettingsError` for a file that cannot be read or asks for what does not exist, naming the line.
+    """
+    settings, file = read_settings(path)
+    return study_from(settings, file)

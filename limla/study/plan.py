@@ -1,0 +1,334 @@
+"""What a study consists of: plain, frozen values that check themselves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import PlainValidator
+
+from limla.errors import SettingsError
+from limla.files import content_id
+from limla.manifest import SOURCE, variant_name
+from limla.paths import AnyPath, open_folder
+from limla.plans import AttackPlan, DefencePlan
+from limla.registry import CODECS, ENGINES, LOADERS
+from limla.types import Preprocessing
+
+Variant: TypeAlias = tuple[str, int | None]
+"""(codec, quality); ("source", None) for the originals."""
+
+
+def _data_folder(value: Any) -> AnyPath:
+    if isinstance(value, str | Path) or hasattr(value, "fs"):
+        return open_folder(value)
+    raise ValueError("expected a folder or a URL such as s3://bucket/flowers")
+
+
+if TYPE_CHECKING:
+    DataFolder: TypeAlias = AnyPath
+else:
+    DataFolder = Annotated[Any, PlainValidator(_data_folder)]
+
+_STRICT: dict[str, Any] = {"extra": "forbid"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """Photos, or shards that were packed already.
+
+    Attributes:
+        data_dir: the shard folder or its URL; None: a folder below the study's `output_dir` whose name follows from
+            what is asked for, so that other settings get other shards.
+        raw: folder of photos; None when `data_dir` is packed already.
+        name: of the dataset; "" takes it from the folder.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    data_dir: DataFolder | None = None
+    raw: Path | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.data_dir is None and self.raw is None:
+            raise SettingsError(
+                "a dataset needs 'raw', a folder of photos, or 'data_dir', a folder of shards: add one"
+            )
+        if self.name and not _NAME.fullmatch(self.name):
+            raise SettingsError(
+                f"dataset name '{self.name}': use letters, digits, '.', '_' and '-', at most 64"
+            )
+        if self.name and self.data_dir is not None:
+            raise SettingsError(
+                f"dataset '{self.name}' takes its name from data_dir: leave 'name' or 'data_dir' out"
+            )
+
+    @property
+    def label(self) -> str:
+        """The dataset's name: that of its shard folder."""
+        folder = self.data_dir if self.data_dir is not None else self.raw
+        assert folder is not None
+        return self.name or folder.resolve().name
+
+
+@dataclass(frozen=True)
+class CodecPlan:
+    """A codec and the qualities to re-encode at.
+
+    Attributes:
+        codec: of the catalogue.
+        qualities: on its scale.
+        subsampling: of chroma; None leaves it to the codec.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    codec: str = "jpeg"
+    qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
+    subsampling: str | None = None
+
+    def __post_init__(self) -> None:
+        scale = CODECS.load(self.codec).scale
+        for quality in self.qualities:
+            scale.check(quality)
+        if not self.qualities:
+            raise SettingsError("models, seeds and qualities must each name at least one")
+        if len(set(self.qualities)) < len(self.qualities):
+            raise SettingsError("qualities names an entry twice: name each once")
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """In the order given."""
+        return tuple((self.codec, quality) for quality in self.qualities)
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """Shares of each class, which must sum to 1; used only when `raw` is not split already.
+
+    `val_from_train` is only for a `raw` that is: the share of train that becomes val when there is no val folder.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    train: float = 0.8
+    val: float = 0.1
+    test: float = 0.1
+    val_from_train: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How each model is trained; see `limla-train --help`.
+
+    Attributes:
+        random_quality: qualities of which each image meets another one at random every time, as the command line
+            writes them ("10-90:10", "source,5,50"); "" without.
+        adversary: the attack of adversarial training, as the command line writes it ("pgd:eps=2/255,steps=7");
+            "" without.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    epochs: int = 50
+    batch_size: int = 32
+    learning_rate: float = 0.001
+    patience: int = 5
+    min_delta: float = 0.0
+    weights: str = "none"
+    freeze_backbone: bool = False
+    augment: bool = False
+    random_quality: str = ""
+    adversary: str = ""
+
+
+@dataclass(frozen=True)
+class TrainCondition:
+    """What one model is trained on, and how.
+
+    Attributes:
+        on: the variants, several are a mix.
+        plan: how.
+        name: of its folder; made of `on` where the file gives none.
+    """
+
+    on: tuple[Variant, ...]
+    plan: TrainingPlan = field(default_factory=TrainingPlan)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.on:
+            raise SettingsError("nothing to train on: name source, a quality, or a list of them")
+        if len(set(self.on)) < len(self.on):
+            raise SettingsError(
+                f"a quality is named twice: {'+'.join(str(quality) for _, quality in self.on)}; name each once"
+            )
+        if len({codec for codec, quality in self.on if quality is not None}) > 1:
+            raise SettingsError(
+                f"a mix of two codecs ({self.label}) is not supported: name qualities of one codec"
+            )
+        if self.name and not _NAME.fullmatch(self.name):
+            raise SettingsError(f"name '{self.name}': use letters, digits, '.', '_' and '-', at most 64")
+
+    @property
+    def codec(self) -> str:
+        """The codec of `on`; "jpeg" where only the originals are meant."""
+        return next((codec for codec, quality in self.on if quality is not None), "jpeg")
+
+    @property
+    def qualities(self) -> tuple[int | None, ...]:
+        """Of `on`; None is the originals."""
+        return tuple(quality for _, quality in self.on)
+
+    @property
+    def label(self) -> str:
+        """The name, or "source", "jpeg-q10", "source+jpeg-q10"."""
+        return self.name or "+".join(variant_name(*variant) for variant in self.on)
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Which attacks each model meets; `eps` and `alpha` are on the [0, 1] scale, as numbers or text like "8/255".
+
+    Attributes:
+        attacks: names, which share `eps`, `steps` and `alpha` where they take them, or plans with their own.
+        defences: codecs between attack and model, with their threat models.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {**_STRICT, "arbitrary_types_allowed": True}
+
+    attacks: tuple[str | AttackPlan, ...] = ("fgsm", "pgd")
+    eps: tuple[float, ...] = (8 / 255,)
+    steps: int = 10
+    alpha: float = 2 / 255
+    defences: tuple[DefencePlan, ...] = ()
+    batch_size: int = 32
+    seed: int = 0
+    split: Literal["train", "val", "test"] = "test"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything `limla run` and `limla study` need.
+
+    Attributes:
+        datasets: one model is trained per dataset × model × seed × entry of `train`.
+        output_dir: models, prediction rows and the report.
+        codecs: each with its qualities.
+        measure: see `limla reencode`.
+        models, seeds: see `datasets`.
+        train: training conditions; empty means the originals and each variant.
+        test: the variants to test on; empty means the originals and each variant.
+        image_size, resize: see `Preprocessing`.
+        loader, device: see `limla evaluate`.
+        engine, master: where photos are packed and re-encoded, see `limla pack`.
+        margin: the loss of accuracy that is still acceptable, in percentage points.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    datasets: tuple[DatasetPlan, ...]
+    output_dir: Path
+    codecs: tuple[CodecPlan, ...] = (CodecPlan(),)
+    measure: int | Literal["all", "none"] = 256
+    models: tuple[str, ...] = ("MobileNetV2",)
+    seeds: tuple[int, ...] = (0,)
+    train: tuple[TrainCondition, ...] = ()
+    test: tuple[Variant, ...] = ()
+    image_size: int = 224
+    resize: Literal["crop", "none"] = "crop"
+    loader: str = "auto"
+    device: str = "auto"
+    engine: str = "local"
+    master: str | None = None
+    margin: float = 1.0
+    split: SplitPlan = field(default_factory=SplitPlan)
+    training: TrainingPlan = field(default_factory=TrainingPlan)
+    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
+
+    def __post_init__(self) -> None:
+        if self.loader != "auto":
+            LOADERS.check(self.loader)
+        ENGINES.check(self.engine)
+        if not self.models or not self.seeds:
+            raise SettingsError("models, seeds and qualities must each name at least one")
+        for name, values in (
+            ("datasets", [dataset.label for dataset in self.datasets]),
+            ("codecs", [codec.codec for codec in self.codecs]),
+            ("models", self.models),
+            ("seeds", self.seeds),
+            ("train", [_train_key(condition) for condition in self.train]),
+            ("test", self.test),
+        ):
+            if len(set(values)) < len(values):
+                raise SettingsError(f"{name} names an entry twice: name each once")
+        if not 0 < self.margin <= 100:
+            raise SettingsError(f"margin {self.margin:g} is out of range: percentage points, above 0 to 100")
+        self._check_variants_known()
+        Preprocessing(image_size=self.image_size, resize=self.resize)
+
+    def _check_variants_known(self) -> None:
+        known = self.variants()
+        for name, entry in (
+            *(("train", variant) for condition in self.train for variant in condition.on),
+            *(("test", variant) for variant in self.test),
+        ):
+            if entry not in known:
+                raise SettingsError(
+                    f"{name} names quality {self.variant_text(entry)}, which is not re-encoded; known: "
+                    f"{', '.join(map(self.variant_text, known))}"
+                )
+
+    def variant_text(self, variant: Variant) -> str:
+        """As a study file writes it: "source", "10", "webp:10" where there are several codecs."""
+        codec, quality = variant
+        if quality is None:
+            return SOURCE
+        return f"{codec}:{quality}" if len(self.codecs) > 1 else str(quality)
+
+    def variants(self) -> tuple[Variant, ...]:
+        """The originals and every re-encoding."""
+        return ((SOURCE, None), *(variant for codec in self.codecs for variant in codec.variants))
+
+    def train_conditions(self) -> tuple[TrainCondition, ...]:
+        """What each model is trained on."""
+        return self.train or tuple(TrainCondition((variant,), self.training) for variant in self.variants())
+
+    def test_variants(self) -> tuple[Variant, ...]:
+        """What to test on."""
+        return self.test or self.variants()
+
+    def preprocessing(self) -> Preprocessing:
+        """Resize and crop."""
+        return Preprocessing(image_size=self.image_size, resize=self.resize)
+
+    def data_dir(self, dataset: DatasetPlan) -> AnyPath:
+        """Where a dataset's shards are, or go."""
+        if dataset.data_dir is not None:
+            return dataset.data_dir
+        decides = {
+            "raw": str(dataset.raw and dataset.raw.resolve()),
+            "split": vars(self.split),
+            "codecs": [[codec.codec, codec.subsampling] for codec in self.codecs if codec.subsampling],
+            "measure": self.measure,
+        }
+        return self.output_dir / "shards" / content_id(decides)[:8] / dataset.label
+
+    @property
+    def results_dir(self) -> Path:
+        """Prediction rows."""
+        return self.output_dir / "results"
+
+    @property
+    def report(self) -> Path:
+        """The HTML file."""
+        return self.output_dir / "report.html"
+
+
+def _train_key(condition: TrainCondition) -> tuple[object, ...]:
+    return condition.name, frozenset(condition.on), condition.plan
