@@ -1,5 +1,6 @@
-"""Intervals, tests and limits on plain numpy arrays; docs/statistics.md says what each means and where it comes from."""
+"""Intervals, tests and limits on plain numpy arrays; docs/statistics.md has each one's meaning and source."""
 
+from limla.statistics.confidence import CalibrationError, expected_calibration_error
 from limla.statistics.intervals import (
     FEWEST_OF_EACH,
     Interval,
@@ -9,13 +10,32 @@ from limla.statistics.intervals import (
     mean_interval,
     proportion_interval,
 )
+from limla.statistics.multiple import holm
+from limla.statistics.non_inferiority import NonInferiority, Verdict, non_inferiority
+from limla.statistics.paired import PairedDifference, paired_difference, prediction_flip_rate
+from limla.statistics.rate_curves import BdInterval, BdResult, bd_interval, bd_metrics
+from limla.statistics.score_interval import paired_score_interval
 
 __all__ = [
     "FEWEST_OF_EACH",
+    "BdInterval",
+    "BdResult",
+    "CalibrationError",
     "Interval",
+    "NonInferiority",
+    "PairedDifference",
     "ScoreIntervals",
+    "Verdict",
+    "bd_interval",
+    "bd_metrics",
     "cramers_v",
+    "expected_calibration_error",
+    "holm",
     "macro_score_intervals",
     "mean_interval",
+    "non_inferiority",
+    "paired_difference",
+    "paired_score_interval",
+    "prediction_flip_rate",
     "proportion_interval",
 ]

@@ -1,0 +1,88 @@
+"""Is what is lost below a margin? Yes, no, or: these images cannot tell, so many could."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from limla.errors import SettingsError
+from limla.statistics.paired import POWER, PairedDifference, paired_difference
+
+Verdict = Literal["within", "exceeds", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """A loss against a margin.
+
+    Attributes:
+        margin: the loss that is still accepted, in the scores' unit (0.01 is one point of accuracy).
+        loss, low, high: mean score before − after, and its interval.
+        verdict: "within" where high < margin, "exceeds" where low > margin, else "cannot tell".
+        images_needed: about how many images would give a verdict with 80% power, were loss and variance as here; None
+            where there is a verdict, or where more images cannot help.
+        comparison: the paired comparison behind it (after − before).
+    """
+
+    margin: float
+    loss: float
+    low: float
+    high: float
+    verdict: Verdict
+    images_needed: int | None
+    comparison: PairedDifference
+
+
+def non_inferiority(
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    margin: float,
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    groups: npt.ArrayLike | None = None,
+) -> NonInferiority:
+    """Whether `after` loses less than `margin` against `before`; arrays and the other arguments as `paired_difference`.
+
+    The bounds are the ends of the two-sided interval that is shown beside them, so page and verdict never disagree:
+    at 95% each is a one-sided 97.5% bound, the convention of ICH E9 (1998).
+    """
+    if not margin > 0 or math.isinf(margin):
+        raise SettingsError(f"margin {margin} must be above 0, for example 0.01 for one point of accuracy")
+    found = paired_difference(
+        before, after, confidence=confidence, num_resamples=num_resamples, seed=seed, groups=groups
+    )
+    loss, low, high = 0.0 - found.difference, 0.0 - found.high, 0.0 - found.low
+    verdict: Verdict = "within" if high < margin else "exceeds" if low > margin else "cannot tell"
+    needed = _images_needed(found, margin) if verdict == "cannot tell" else None
+    return NonInferiority(margin, loss, low, high, verdict, needed, found)
+
+
+def _images_needed(found: PairedDifference, margin: float) -> int | None:
+    """Images for 80% power of "within"; None where none would do: loss at the margin, or seeds too different.
+
+    The variance of one image is what was seen, but at least that of a change of the size of the margin: few or no flips
+    in a small sample do not make the next images certain.
+    """
+    from statsmodels.stats.power import NormalIndPower
+
+    distance = margin + found.difference
+    per_image = (found.standard_error**2 - found.seed_variance) * found.num_images
+    per_image = max(per_image, margin * (1 - margin)) if margin < 1 else per_image
+    if distance <= 0 or not math.isfinite(per_image):
+        return None
+    needed = NormalIndPower(ddof=0).solve_power(
+        effect_size=distance / math.sqrt(per_image),
+        alpha=(1 - found.confidence) / 2,
+        power=POWER,
+        ratio=0,
+        alternative="larger",
+    )
+    z2 = np.asarray(needed).item() * distance**2 / per_image
+    room = distance**2 - z2 * found.seed_variance
+    return math.ceil(z2 * per_image / room) if room > 0 else None
