@@ -84,11 +84,23 @@ LOADERS = Catalogue(
     },
 )
 
+SIMULATIONS = Catalogue(
+    "simulation",
+    {
+        "cpu": "limla.loaders.simulation_cpu:CpuSimulation",
+        "dali": "limla.loaders.simulation_dali:DaliSimulation",
+    },
+)
+"""Of test qualities on the fly, from the packed originals."""
+
 ATTACKS = Catalogue(
     "attack",
     {
         "none": "limla.attacks.none:NoAttack",
+        "uniform-noise": "limla.attacks.uniform_noise:UniformNoise",
+        "gaussian-noise": "limla.attacks.gaussian_noise:GaussianNoise",
         "fgsm": "limla.attacks.fgsm:Fgsm",
+        "mifgsm": "limla.attacks.mifgsm:MiFgsm",
         "pgd": "limla.attacks.pgd:Pgd",
     },
 )
