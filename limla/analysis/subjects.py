@@ -17,7 +17,7 @@ from limla.plans import NO_ATTACK
 from limla.results import Condition
 
 ORIGINALS = "originals"
-STANDARD = "standard"
+STANDARD, UNKNOWN = "standard", "unknown"
 _Base = tuple[str, str, str, str, str, str]
 
 
@@ -116,7 +116,7 @@ def _base(condition: Condition) -> _Base:
 
 def train_text(train_codec: str, train_quality: str, train_method: str = STANDARD) -> str:
     """ "originals", "jpeg q10", "jpeg q1+10+50", "originals, pgd linf …", "unknown training"."""
-    if train_quality == "unknown":
+    if train_quality == UNKNOWN:
         return "unknown training"
     images = ORIGINALS if train_quality == "source" else f"{train_codec} q{train_quality}"
     return images if train_method == STANDARD else f"{images}, {train_method}"
@@ -137,7 +137,7 @@ def _subject_labels(keys: Sequence[tuple[str, ...]]) -> list[str]:
 
 def subject_order(subject: Subject) -> tuple[object, ...]:
     """Sort key: by model; trained on the originals, one quality, several, unknown; standard training first."""
-    kind = {"source": 0, "unknown": 3}.get(subject.train_quality, 2 if "+" in subject.train_quality else 1)
+    kind = {"source": 0, UNKNOWN: 3}.get(subject.train_quality, 2 if "+" in subject.train_quality else 1)
     quality = subject.train_quality
     number = float(quality) if quality.isdigit() else 0.0
     method = (subject.train_method != STANDARD, subject.train_method)
