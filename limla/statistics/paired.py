@@ -70,7 +70,8 @@ def paired_difference(
     """Compare two conditions on the same images: (S, N) scores, S training seeds × N images, or (N,) for one seed.
 
     Args:
-        before, after: bool (correct or not; 0 and 1 likewise) or float scores; column n is the same image in both, row s the same seed.
+        before, after: bool (correct or not; 0 and 1 likewise) or float scores; column n is the same image in both, and
+            row s the same seed.
         confidence: of the two-sided interval, in (0, 1).
         num_resamples: of the bootstrap.
         seed: of the bootstrap; equal input and seed, equal result.
