@@ -17,10 +17,10 @@ class Fgsm(Attack):
     """
 
     name: ClassVar[str] = "fgsm"
-    norm: ClassVar[str] = "linf"
+    norm = "linf"
 
     def __init__(self, eps: float) -> None:
         super().__init__(eps)
 
-    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-        return torchattacks.FGSM(victim, eps=self.eps)(start, labels)
+    def _compute(self, victim: nn.Module, images: Tensor, classes: Tensor, start: Tensor) -> Tensor:
+        return torchattacks.FGSM(victim, eps=self.eps)(start, classes)

@@ -13,12 +13,12 @@ class NoAttack(Attack):
     """The images as they are."""
 
     name: ClassVar[str] = "none"
-    norm: ClassVar[str] = ""
+    norm = ""
     knowledge: ClassVar[str] = "none"
     num_gradients = 0
 
     def __init__(self) -> None:
         super().__init__(eps=0.0)
 
-    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+    def _compute(self, victim: nn.Module, images: Tensor, classes: Tensor, start: Tensor) -> Tensor:
         raise AssertionError("eps is 0, so the base returns the images")

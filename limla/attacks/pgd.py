@@ -1,4 +1,4 @@
-"""Projected gradient descent: torchattacks' PGD, computed here so that a batch can be cut into parts.
+"""Projected gradient descent, computed here so that a batch can be cut into parts.
 
 torchattacks draws the random start inside and in one call, so it cannot take a part of a batch. The contract suite
 holds this loop to torchattacks' results.
@@ -6,62 +6,124 @@ holds this loop to torchattacks' results.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from limla.attacks.base import Attack
-from limla.errors import SettingsError
+from limla.attacks.base import (
+    TARGETS,
+    Attack,
+    check_choice,
+    check_count,
+    check_positive,
+    lengths,
+    loss_gradient,
+    per_image,
+    project,
+)
 
 
 class Pgd(Attack):
-    """Signed gradient steps, each projected back onto the ball, from a uniformly random start inside it.
+    """Gradient steps, each projected back onto the ball, from a uniformly random start inside it.
 
-    Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018. Steps follow the sign of
+    the gradient in "linf", and the gradient made `alpha` long in "l2".
 
     Args:
-        eps: radius of the ball on the [0, 1] scale.
+        eps: radius of the ball.
         steps: gradient steps, at least 1.
-        alpha: length of one step on the [0, 1] scale, in (0, 1]. To cross the ball, steps · alpha should
-            exceed eps.
+        alpha: length of one step, in the norm of the ball; in "linf" at most 1. To cross the ball, steps · alpha
+            should exceed eps. None means 2/255 in "linf", and 2.5 · eps / steps in "l2" (as Madry et al.).
+        norm: "linf" or "l2".
+        restarts: random starts, at least 1. Of each image's results the one counts that fools the model, and among
+            several or none of these the one of the highest loss.
+        target: see `TARGETS`. A targeted attack fools the model when that answers with the target.
     """
 
     name: ClassVar[str] = "pgd"
-    norm: ClassVar[str] = "linf"
+    norm = "linf"
     uses_seed: ClassVar[bool] = True
 
-    def __init__(self, eps: float, steps: int = 10, alpha: float = 2 / 255) -> None:
-        super().__init__(eps)
-        if steps < 1:
-            raise SettingsError(f"{steps} steps of attack 'pgd' are out of range: choose at least 1")
-        if not (math.isfinite(alpha) and 0 < alpha <= 1):
-            raise SettingsError(
-                f"alpha {alpha:g} of attack 'pgd' is out of range: it is the length of a step on the [0, 1] "
-                "scale, so choose above 0 to 1, for example 2/255"
-            )
-        self.steps = int(steps)
-        self.alpha = float(alpha)
-        self.num_gradients = self.steps
+    def __init__(
+        self,
+        eps: float,
+        steps: int = 10,
+        alpha: float | None = None,
+        norm: str = "linf",
+        restarts: int = 1,
+        target: str = "",
+    ) -> None:
+        super().__init__(eps, norm)
+        self.steps = check_count(self.name, "steps", steps)
+        self.restarts = check_count(self.name, "restarts", restarts)
+        self.target = check_choice(self.name, "target", target, TARGETS)
+        if alpha is None:
+            self.alpha = 2 / 255 if norm == "linf" else 2.5 * self.eps / self.steps
+        elif norm == "linf":
+            what = "the length of a step on the [0, 1] scale (for example 2/255)"
+            self.alpha = check_positive(self.name, "alpha", alpha, 1, what)
+        else:
+            self.alpha = check_positive(self.name, "alpha", alpha)
+        # the results of several starts are compared, which takes one more pass each
+        self.num_gradients = self.restarts * self.steps + (self.restarts if self.restarts > 1 else 0)
 
     def settings(self) -> dict[str, Any]:
         """See `Attack.settings`."""
-        return {"alpha": self.alpha, "random_start": True, "steps": self.steps}
+        found: dict[str, Any] = {"alpha": self.alpha, "random_start": True, "steps": self.steps}
+        # only where they differ from what there was before they were known, so that old cells keep their names
+        if self.restarts > 1:
+            found["restarts"] = self.restarts
+        if self.target:
+            found["target"] = self.target
+        return found
 
     def _start(self, images: Tensor) -> Tensor:
-        # the numbers that torchattacks draws for the same seed
-        noise = torch.empty_like(images).uniform_(-self.eps, self.eps)
+        """(N, restarts, channels, H, W); further restarts leave the first ones as they are."""
+        return torch.stack([self._draw(images) for _ in range(self.restarts)], dim=1)
+
+    def _draw(self, images: Tensor) -> Tensor:
+        if self.norm == "linf":
+            # the numbers that torchattacks draws for the same seed
+            noise = torch.empty_like(images).uniform_(-self.eps, self.eps)
+        else:
+            # uniform in a ball of d dimensions: a Gaussian direction, and a radius with density ∝ r^(d-1) (Muller,
+            # Communications of the ACM 2(4), 1959)
+            noise = torch.randn_like(images)
+            radius = torch.rand_like(images[:, 0, 0, 0]).pow_(1 / images[0].numel()).mul_(self.eps)
+            noise.mul_(per_image(radius / lengths(noise), images))
         return noise.add_(images).clamp_(0, 1)
 
-    def _compute(self, victim: nn.Module, images: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+    def _compute(self, victim: nn.Module, images: Tensor, classes: Tensor, start: Tensor) -> Tensor:
+        best = self._climb(victim, images, classes, start[:, 0])
+        if self.restarts == 1:
+            return best
+        best_fools, best_gain = self._judge(victim, best, classes)
+        for number in range(1, self.restarts):
+            found = self._climb(victim, images, classes, start[:, number])
+            fools, gain = self._judge(victim, found, classes)
+            better = (fools & ~best_fools) | ((fools == best_fools) & (gain > best_gain))
+            best = torch.where(per_image(better, images), found, best)
+            best_fools, best_gain = best_fools | fools, torch.where(better, gain, best_gain)
+        return best
+
+    def _climb(self, victim: nn.Module, images: Tensor, classes: Tensor, start: Tensor) -> Tensor:
         lowest, highest = (images - self.eps).clamp_(min=0), (images + self.eps).clamp_(max=1)
+        length = -self.alpha if self.target else self.alpha
         adversarial = start
         for _ in range(self.steps):
-            adversarial = adversarial.detach().requires_grad_(True)
-            # the sum, not the mean: an image's gradient does not depend on how many others there are
-            loss = nn.functional.cross_entropy(victim(adversarial), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, adversarial)
-            step = torch.add(adversarial.detach(), gradient.sign_(), alpha=self.alpha)
-            adversarial = step.clamp_(lowest, highest)
+            gradient = loss_gradient(victim, adversarial, classes)
+            if self.norm == "linf":
+                adversarial = torch.add(adversarial, gradient.sign_(), alpha=length).clamp_(lowest, highest)
+            else:
+                step = gradient * per_image(length / lengths(gradient), images)
+                adversarial = project(adversarial + step, images, self.norm, self.eps)
         return adversarial
+
+    @torch.no_grad()
+    def _judge(self, victim: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each image fools the model, and how far the loss is where the attack wants it, (N,) both."""
+        logits = victim(images)
+        loss = nn.functional.cross_entropy(logits, classes, reduction="none")
+        hits = logits.argmax(1) == classes
+        return (hits, -loss) if self.target else (~hits, loss)

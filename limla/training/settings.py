@@ -177,11 +177,12 @@ def _checked_adversary(plan: AttackPlan) -> AttackPlan:
         raise SettingsError(
             "adversary 'none' attacks nothing: leave it out, or name an attack, e.g. pgd:eps=2/255"
         )
-    if build_attack(plan.name, dict(plan.parameters)).eps == 0:
+    attack = build_attack(plan.name, dict(plan.parameters))
+    if attack.eps == 0:
         raise SettingsError(
             f"adversary '{plan.name}' with eps 0 changes nothing: choose an eps above 0, e.g. 2/255"
         )
-    return plan.with_defaults(_defaults(plan.name))
+    return plan.with_defaults(attack.parameters())
 
 
 def _defaults(name: str) -> dict[str, Parameter]:

@@ -36,7 +36,7 @@ __all__ = ["checkpoint", "data_dir"]  # fixtures
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"attacks": ("pdg",)}, UnknownNameError, "unknown attack 'pdg'; known: none, fgsm, pgd"),
+        ({"attacks": ("pdg",)}, UnknownNameError, "unknown attack 'pdg'; known: none, uniform-noise"),
         ({"attacks": ()}, SettingsError, "at least one"),
         ({"qualities": ()}, SettingsError, "at least one"),
         ({"qualities": (10, 77)}, SettingsError, "no jpeg-q77; there: source, jpeg-q10, jpeg-q50"),
