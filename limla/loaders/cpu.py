@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 
-from limla.loaders.reencoding import decode_record
-from limla.loaders.source import Record
+from limla.loaders.base import LoaderSettings
+from limla.loaders.reencoding import decode_record, reencoder_of
+from limla.loaders.source import Record, ShardSource
 from limla.loaders.threads import ThreadedStreams
 from limla.types import Batch, Image
 
@@ -16,9 +17,14 @@ class CpuLoader(ThreadedStreams):
 
     num_streams = 1
 
+    def __init__(self, source: ShardSource, settings: LoaderSettings) -> None:
+        super().__init__(source, settings)
+        self._reencoder = reencoder_of(settings)
+
     def __iter__(self) -> Iterator[Batch]:
         # a generator of its own would hold each batch until the next one is made
         return map(operator.itemgetter(0), self.batches())
 
     def _decoded(self, record: Record, epoch: int) -> Iterator[Image]:
-        yield decode_record(record)
+        image = decode_record(record)
+        yield image if self._reencoder is None else self._reencoder.image(image, record.key, epoch)

@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from limla.loaders.geometry import (
     touches_border,
 )
 from limla.loaders.order import num_rank_batches, num_rank_samples, rank_batches
+from limla.loaders.reencoding import reencoder_of
 from limla.loaders.resizing import center_planes, region_planes
 from limla.loaders.source import ShardSource
 from limla.paths import AnyPath, is_remote
@@ -67,8 +68,8 @@ class _Plan:
     """What the pipeline does after decoding.
 
     Attributes:
-        feed: encoded samples come through `external_source` (training, copies of remote shards) instead of DALI's
-            own reader.
+        feed: encoded samples come through `external_source` (training, re-encoding, copies of remote shards) instead
+            of DALI's own reader.
         regions: the crops are fed too (augmentation); else the centre crop is computed in the pipeline.
         resize: DALI resizes. It continues the image beyond its border where Pillow leaves the border out, so a
             centre crop that reaches the border is resized by the cpu loader's kernel, as is augmentation at
@@ -84,7 +85,11 @@ class _Plan:
 
 def _make_plan(source: ShardSource, settings: LoaderSettings) -> _Plan:
     crop = settings.preprocessing.resize == "crop"
-    feed = settings.training or not all(_reads_itself(path, source) for path in source.tar_paths)
+    feed = (
+        settings.training
+        or settings.reencoding is not None
+        or not all(_reads_itself(path, source) for path in source.tar_paths)
+    )
     if crop:
         resize = settings.augment or not touches_border(settings.preprocessing)
         return _Plan(feed, settings.augment, resize, resize)
@@ -124,15 +129,21 @@ class DaliStreams(ABC):
         share = "" if hw_decoder_load == HW_DECODER_LOAD else f"-hw{hw_decoder_load:g}"
         self.decoder = f"dali-gpu{share}" if device.type == "cuda" else "dali-cpu"
         self._hw_decoder_load = hw_decoder_load
+        self._num_threads = settings.num_threads or len(os.sched_getaffinity(0))
         self.num_samples = num_rank_samples(source.num_samples, settings)
         self.class_names = source.class_names
         self._source = source
         self._settings = settings
         self._device = device
         self._plan = _make_plan(source, settings)
+        self._reencoder = reencoder_of(settings)
+        if self._reencoder is not None and self._reencoder.extension not in _DECODED:
+            raise SettingsError(
+                f"DALI does not decode .{self._reencoder.extension} files: choose the cpu loader"
+            )
         self._epoch = 0
         self._pipeline: Any = None
-        self._feed: Iterator[tuple[list[Any], ...]] = iter(())
+        self._feed: Generator[tuple[list[Any], ...]] | None = None
 
     @abstractmethod
     def _streams(self, images: Any) -> list[Any]:
@@ -156,7 +167,7 @@ class DaliStreams(ABC):
         position = 0
         try:
             pipeline = pipeline or self._build()
-            self._feed = (self._encoded_batch(indices, epoch) for indices in batches)
+            self._feed = self._encoded_batches(batches, epoch)
             for indices in batches:
                 yield self._batch(self._run(pipeline), indices, epoch)
                 position += 1
@@ -171,6 +182,8 @@ class DaliStreams(ABC):
     def close(self) -> None:
         """Drop the pipeline with its threads and device memory, and unmap the shards."""
         self._pipeline = None
+        if self._feed is not None:
+            self._feed.close()
         self._source.close()
 
     def _run(self, pipeline: Any) -> tuple[Any, ...]:
@@ -184,7 +197,7 @@ class DaliStreams(ABC):
         gpu = self._device.type == "cuda"
         pipeline = dali.Pipeline(
             batch_size=settings.batch_size,
-            num_threads=settings.num_threads or len(os.sched_getaffinity(0)),
+            num_threads=self._num_threads,
             device_id=(self._device.index or 0) if gpu else None,
             seed=settings.seed,
             prefetch_queue_depth=_AHEAD,
@@ -193,7 +206,7 @@ class DaliStreams(ABC):
             if self._plan.feed:
                 kinds = [types.UINT8, *([types.FLOAT] * 2 if self._plan.regions else [])]
                 encoded, *region = fn.external_source(
-                    source=lambda: next(self._feed), num_outputs=len(kinds), dtype=kinds, ndim=1
+                    source=self._next_encoded, num_outputs=len(kinds), dtype=kinds, ndim=1
                 )
                 pipeline.set_outputs(*self._images(encoded, region))
             else:
@@ -301,12 +314,29 @@ class DaliStreams(ABC):
         scale = fn.cast(shape, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
         return fn.cast(start, dtype=types.FLOAT) * scale, fn.cast(start + side, dtype=types.FLOAT) * scale
 
-    def _encoded_batch(self, indices: npt.NDArray[np.int64], epoch: int) -> tuple[list[Any], ...]:
-        """What `external_source` feeds for one batch: encoded images, and starts and ends of their regions."""
+    def _next_encoded(self) -> tuple[list[Any], ...]:
+        assert self._feed is not None
+        return next(self._feed)
+
+    def _encoded_batches(
+        self, batches: list[npt.NDArray[np.int64]], epoch: int
+    ) -> Generator[tuple[list[Any], ...]]:
+        """What `external_source` feeds, by batches: encoded images, and starts and ends of their regions."""
+        read, of_batches = self._source.read, (indices.tolist() for indices in batches)
+        if self._reencoder is None:
+            encoded = (
+                [np.frombuffer(read(at).image, dtype=np.uint8) for at in indices] for indices in of_batches
+            )
+        else:
+            encoded = self._reencoder.encoded(read, of_batches, epoch, self._num_threads)
+        for indices, images in zip(batches, encoded, strict=True):
+            yield (images, *self._regions(indices, epoch))
+
+    def _regions(self, indices: npt.NDArray[np.int64], epoch: int) -> tuple[list[Any], ...]:
+        """Starts and ends of the samples' regions, (row, column) each; nothing where the pipeline has its own."""
         source, settings = self._source, self._settings
-        encoded = [np.frombuffer(source.read(index).image, dtype=np.uint8) for index in indices.tolist()]
         if not self._plan.regions:
-            return (encoded,)
+            return ()
         starts: list[npt.NDArray[np.float32]] = []
         ends: list[npt.NDArray[np.float32]] = []
         for index in indices.tolist():
@@ -316,7 +346,7 @@ class DaliStreams(ABC):
                 left, right = right, left
             starts.append(np.array([region.top, left], dtype=np.float32))
             ends.append(np.array([region.top + region.height, right], dtype=np.float32))
-        return encoded, starts, ends
+        return starts, ends
 
     def _batch(self, outputs: tuple[Any, ...], indices: npt.NDArray[np.int64], epoch: int) -> tuple[Batch, ...]:
         if self._plan.feed:

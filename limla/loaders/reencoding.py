@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from limla.codecs import build_codec
 from limla.codecs.decoding import decode_image
 from limla.errors import DataError
-from limla.loaders.base import Reencoding
+from limla.loaders.base import LoaderSettings, Reencoding
 from limla.loaders.source import Record
 from limla.types import Image
 
@@ -47,19 +48,37 @@ class Reencoder:
         return image if quality is None else self._codec.decode(self._codec.encode(image, quality))
 
     def encoded(
-        self, records: Sequence[Record], epoch: int, pool: ThreadPoolExecutor
-    ) -> list[npt.NDArray[np.uint8]]:
-        """The bytes of each sample after the draw, (num_bytes,) uint8, for a loader that decodes them itself.
+        self, read: Callable[[int], Record], batches: Iterable[Sequence[int]], epoch: int, num_threads: int
+    ) -> Iterator[list[npt.NDArray[np.uint8]]]:
+        """For a loader that decodes itself: the bytes of each sample after its draw, (num_bytes,) uint8, by batches.
 
-        Raises `DataError` naming a sample that cannot be decoded.
+        `read` gives the sample of an index, in several threads at once; a batch is made while the one before is used.
+        Raises `DataError` naming a sample that cannot be decoded. Close the iterator to end the threads early.
         """
-        return list(pool.map(lambda record: np.frombuffer(self._bytes(record, epoch), np.uint8), records))
+        pool = ThreadPoolExecutor(num_threads, thread_name_prefix="limla-reencoding")
+        waiting: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
+        try:
+            for indices in batches:
+                waiting.append(
+                    [pool.submit(lambda at: self._bytes(read(at), epoch), index) for index in indices]
+                )
+                if len(waiting) > 1:
+                    yield [task.result() for task in waiting.popleft()]
+            while waiting:
+                yield [task.result() for task in waiting.popleft()]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
-    def _bytes(self, record: Record, epoch: int) -> bytes | memoryview:
+    def _bytes(self, record: Record, epoch: int) -> npt.NDArray[np.uint8]:
         quality = self.quality(record.key, epoch)
-        if quality is None:
-            return record.image
-        return self._codec.encode(decode_record(record), quality)
+        data = record.image if quality is None else self._codec.encode(decode_record(record), quality)
+        return np.frombuffer(data, np.uint8)
+
+
+def reencoder_of(settings: LoaderSettings) -> Reencoder | None:
+    """What a loader's settings ask for; None where images are taken as the shards hold them."""
+    asked = settings.reencoding
+    return None if asked is None else Reencoder(asked, settings.seed, settings.training)
 
 
 def decode_record(record: Record) -> Image:

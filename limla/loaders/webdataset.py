@@ -26,6 +26,7 @@ from limla.errors import DataError
 from limla.loaders.base import LoaderSettings
 from limla.loaders.geometry import check_one_size
 from limla.loaders.order import num_rank_batches, num_rank_samples
+from limla.loaders.reencoding import reencoder_of
 from limla.loaders.source import ShardSource
 from limla.shards import COMPANIONS
 from limla.types import Batch
@@ -93,6 +94,7 @@ class _Batches(IterableDataset[Any]):
         self._num_samples = source.num_samples
         self._num_classes = len(source.class_names)
         self._settings = settings
+        self._reencoder = reencoder_of(settings)
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor] | str]:
@@ -154,6 +156,8 @@ class _Batches(IterableDataset[Any]):
             picture = PIL.Image.open(io.BytesIO(data)).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"{where}: not a decodable image: {error}") from error
+        if self._reencoder is not None:
+            picture = PIL.Image.fromarray(self._reencoder.image(np.asarray(picture), key, self._epoch))
         with torch.random.fork_rng(devices=[], enabled=settings.augment):
             if settings.augment:
                 seeds = np.random.SeedSequence((settings.seed, self._epoch, settings.rank, position))

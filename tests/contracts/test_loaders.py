@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from limla.codecs.decoding import decode_image
+from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError, SettingsError, UnknownNameError
-from limla.loaders.base import Loader, LoaderSettings, open_loader
+from limla.loaders.base import Loader, LoaderSettings, Reencoding, open_loader
 from limla.registry import LOADERS
 from limla.shards import index_path
 from limla.types import Batch, Preprocessing
@@ -226,6 +228,60 @@ def test_augmentation_changes_images_by_seed_and_epoch_only(name: str, variant: 
     assert run(num_threads=2) == first
     for other in (plain, run(epoch=1), run(seed=1)):
         assert all(other[key] != first[key] for key in first)
+
+
+def test_reencoded_images_are_those_of_stored_shards(name: str, variant: Variant, tmp_path: Path) -> None:
+    """The codec sees each image at its own size, before resize and augmentation, in training and evaluation."""
+    codec = JpegCodec()
+    stored = {
+        split: [
+            [
+                replace(it, data=codec.encode(decode_image(it.data, it.extension), 7), extension="jpg")
+                for it in samples
+            ]
+        ]
+        for split, samples in variant.samples.items()
+    }
+    folder = write_variant(tmp_path / "jpeg-q7", stored, "jpeg", 7).folder
+    for split, training in (("test", False), ("train", True)):
+        # one shard and no order across shards: the reference loader shuffles by shard
+        settings = replace(SETTINGS, training=training, augment=training)
+        with opened(name, folder, split, settings) as loader:
+            expected = images_by_key(loader)
+        plain = replace(settings, reencoding=Reencoding("jpeg", (7,)))
+        with opened(name, variant.folder, split, plain) as loader:
+            found = images_by_key(loader)
+        assert found.keys() == expected.keys()
+        if name == "webdataset" and training:
+            continue  # its crops are drawn by place in the stream, which other shards change
+        assert found == expected
+
+
+def test_qualities_are_drawn_by_key_epoch_and_seed_alone(name: str, variant: Variant) -> None:
+    def run(epoch: int = 1, training: bool = True, **changes: object) -> dict[str, bytes]:
+        settings = replace(SETTINGS, training=training, reencoding=Reencoding("jpeg", (None, 3, 9)), **changes)
+        with opened(name, variant.folder, "train", settings) as loader:
+            loader.set_epoch(epoch)
+            return images_by_key(loader)
+
+    first = run()
+    assert run(num_threads=3) == first
+    assert run(batch_size=5) == first
+    halves = [run(rank=rank, world_size=2) for rank in (0, 1)]
+    assert {**halves[0], **halves[1]} == first
+    others = run(epoch=2), run(seed=1)
+    assert all(0 < sum(other[key] != first[key] for key in first) < len(first) for other in others)
+    measured = run(training=False)
+    assert run(training=False, epoch=2, seed=1) == measured, "what is measured stays the same"
+
+
+def images_by_key(loader: Loader) -> dict[str, bytes]:
+    """The pixels of one pass."""
+    return {
+        key: image.numpy().tobytes()
+        for batch in loader
+        for key, image in zip(batch.keys, batch.images, strict=True)
+    }
 
 
 def test_a_mix_has_every_image_once_per_variant(name: str, variant: Variant, recoded: Variant) -> None:
