@@ -17,7 +17,7 @@ from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
 from limla.files import content_id, file_sha256, write_bytes, write_json
 from limla.manifest import Manifest, check_settings, library_versions
-from limla.training.settings import TrainResult, TrainSettings, adversary_text, quality_text
+from limla.training.settings import STANDARD, TrainResult, TrainSettings, adversary_text, quality_text
 
 BEST = "best.pt"
 LAST = "last.pt"
@@ -29,6 +29,8 @@ _LIBRARIES = ("torch", "torchvision", "numpy", "simplejpeg", "pillow")
 _METRICS = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro")
 METRIC_NAMES = tuple(f"{part}_{name}" for part in ("train", "val") for name in _METRICS)
 """The columns of history.csv that hold metrics."""
+ROBUST_NAMES = ("val_robust_loss", "val_robust_accuracy")
+"""Those that a run against an adversary has besides: of the attacked images."""
 
 
 @dataclass
@@ -37,10 +39,10 @@ class State:
 
     Attributes:
         epoch: epochs done.
-        best_epoch, best_loss: with the lowest validation loss so far (nats).
+        best_epoch, best_loss: with the lowest deciding loss so far (nats).
         reference_loss: the loss that the next one must beat by min-delta to reset the patience.
         epochs_without: epochs since it was last beaten.
-        history: one row per epoch: epoch, METRIC_NAMES, seconds, images_per_s.
+        history: one row per epoch: epoch, METRIC_NAMES, perhaps ROBUST_NAMES, seconds, images_per_s.
     """
 
     epoch: int = 0
@@ -50,12 +52,12 @@ class State:
     epochs_without: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def record(self, row: dict[str, float], min_delta: float) -> bool:
-        """Take in an epoch; returns whether its validation loss is the lowest so far."""
+    def record(self, row: dict[str, float], min_delta: float, deciding: str = "val_loss") -> bool:
+        """Take in an epoch; returns whether its validation loss, the entry `deciding`, is the lowest so far."""
         self.epoch += 1
         assert row["epoch"] == self.epoch
         self.history.append(row)
-        loss = row["val_loss"]
+        loss = row[deciding]
         if loss < self.reference_loss - min_delta:
             self.reference_loss = loss
             self.epochs_without = 0
@@ -133,9 +135,11 @@ def _weights_id(weights: str | Path) -> str:
 
 
 _RUN_COLUMNS = ("model", "codec", "quality", "seed", "weights", "learning-rate", "batch-size")
+_ADDED_COLUMNS = {"method": STANDARD, **dict.fromkeys(ROBUST_NAMES, "")}
+"""Columns that older tables lack, and what stands there for their lines."""
 RESULT_COLUMNS = (
     *("run", "dataset", *_RUN_COLUMNS, "epochs_run", "best_epoch", *METRIC_NAMES),
-    *("seconds", "checkpoint_id", "checkpoint"),
+    *("seconds", "checkpoint_id", "checkpoint", *_ADDED_COLUMNS),
 )
 """The columns of results.csv."""
 
@@ -156,6 +160,11 @@ class RunFolder:
     def last(self) -> Path:
         """The checkpoint of the last epoch, with all that is needed to go on."""
         return self.path / LAST
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What is measured in each epoch."""
+        return METRIC_NAMES + ROBUST_NAMES if "adversary" in self.settings else METRIC_NAMES
 
     def check(self) -> dict[str, Any]:
         """What info.json says, {} for a new folder.
@@ -200,17 +209,21 @@ class RunFolder:
 
     def write_history(self, history: Sequence[dict[str, float]]) -> None:
         """Write history.csv: a line per epoch."""
-        columns = ["epoch", *METRIC_NAMES, "seconds", "images_per_s"]
+        columns = ["epoch", *self.metric_names, "seconds", "images_per_s"]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         write_bytes(self.path / HISTORY, text.getvalue().encode())
 
-    def finish(self, state: State, dataset: str, results_csv: Path | None) -> TrainResult:
+    def best_metrics(self, state: State) -> dict[str, float]:
+        """The epoch with the lowest deciding loss, and what was measured in it."""
+        best = state.history[state.best_epoch - 1]
+        return {"epoch": state.best_epoch, **{name: best[name] for name in self.metric_names}}
+
+    def finish(self, state: State, dataset: str, method: str, results_csv: Path | None) -> TrainResult:
         """Add the run to the table of runs and mark it finished; doing it twice changes nothing more."""
-        best = {key: value for key, value in state.history[state.best_epoch - 1].items() if key in METRIC_NAMES}
-        best = {"epoch": state.best_epoch, **best}
+        best = self.best_metrics(state)
         checkpoint_id = file_sha256(self.best)[:16]
         seconds = round(sum(row["seconds"] for row in state.history), 3)
         line = {
@@ -223,6 +236,8 @@ class RunFolder:
             "seconds": seconds,
             "checkpoint_id": checkpoint_id,
             "checkpoint": str(self.best.resolve()),
+            "method": method,
+            **{name: best.get(name, "") for name in ROBUST_NAMES},
         }
         assert tuple(line) == RESULT_COLUMNS
         append_line(results_csv or self.path / RESULTS, line, same=("run", "checkpoint"))
@@ -258,7 +273,10 @@ def append_line(path: Path, line: dict[str, Any], same: tuple[str, ...]) -> None
 
 
 def read_lines(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The lines of a CSV table; none where there is no file. Raises `DataError` when it has other columns."""
+    """The lines of a CSV table; none where there is no file. Raises `DataError` when it has other columns.
+
+    Columns that runs did not always have may be missing; their lines say what was meant.
+    """
     if not path.exists():
         return []
     try:
@@ -267,9 +285,11 @@ def read_lines(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             rows = list(reader)
     except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
         raise DataError(f"{path}: not a CSV table ({error}); choose another file") from error
-    if list(reader.fieldnames or ()) != list(columns):
+    there = list(reader.fieldnames or ())
+    added = {name: value for name, value in _ADDED_COLUMNS.items() if name in columns and name not in there}
+    if there != [name for name in columns if name not in added]:
         raise DataError(f"{path}: not a table of training runs; choose another file or remove it")
-    return rows
+    return [{**row, **added} for row in rows]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -87,25 +88,45 @@ class Learner:
             self.scaler.update()
         return self.task.judge(outputs, batch.labels)
 
+    def judge(self, batch: Batch) -> Judgement:
+        """What the model says of a batch, in the mode it is in."""
+        return self.task.judge(self.model(self.images(batch)), batch.labels)
+
+
+Change: TypeAlias = Callable[[Batch, int], Batch]
+"""(batch, its number in the pass) → the batch to take in its place: labels and number of images stay."""
+
 
 def train_pass(
-    learner: Learner, batches: Iterable[Batch], totals: Totals, advance: Callable[[int], None]
+    learner: Learner,
+    batches: Iterable[Batch],
+    totals: Totals,
+    advance: Callable[[int], None],
+    change: Change | None = None,
 ) -> None:
     """One epoch of steps; `totals` takes what the model said of each image just before it learned from it."""
     learner.set_training()
-    for batch in without_lone_samples(batches):
-        totals.add(learner.step(batch), batch.labels)
+    for number, batch in enumerate(without_lone_samples(batches)):
+        taken = batch if change is None else change(batch, number)
+        totals.add(learner.step(taken), taken.labels)
         advance(len(batch.keys))
 
 
 @torch.no_grad()
 def measure_pass(
-    learner: Learner, batches: Iterable[Batch], totals: Totals, advance: Callable[[int], None]
+    learner: Learner,
+    batches: Iterable[Batch],
+    totals: Totals,
+    advance: Callable[[int], None],
+    robust: tuple[Totals, Change] | None = None,
 ) -> None:
-    """Judge every image in eval mode, float32."""
+    """Judge every image in eval mode, float32: as it is, and with `robust` as changed by it too."""
     learner.model.eval()
-    for batch in batches:
-        totals.add(learner.task.judge(learner.model(learner.images(batch)), batch.labels), batch.labels)
+    for number, batch in enumerate(batches):
+        totals.add(learner.judge(batch), batch.labels)
+        if robust is not None:
+            robust_totals, change = robust
+            robust_totals.add(learner.judge(change(batch, number)), batch.labels)
         advance(len(batch.keys))
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from limla.errors import DataError, LimlaError, MissingDependencyError, SettingsError
+from limla.codecs import build_codec
+from limla.errors import DataError, LimlaError, SettingsError
 from limla.files import exclusive, remove_unfinished
-from limla.loaders.base import Loader, LoaderSettings, open_loader
+from limla.loaders.base import Loader, LoaderSettings, Reencoding, open_loader
 from limla.manifest import Manifest, check_one_source, read_manifest
 from limla.models import user
 from limla.models.base import SOURCE_DATA_IDS, ModelInfo, build_model, canonical_name, check_output
@@ -29,8 +30,11 @@ from limla.models.memory import keep_large_activations
 from limla.paths import AnyPath
 from limla.progress import SILENT, Progress
 from limla.tasks.classification import Classification
-from limla.training.folder import METRIC_NAMES, RunFolder, State, decisive_settings
+from limla.training.adversary import Adversary
+from limla.training.events import epoch_line, tensorboard_events
+from limla.training.folder import ROBUST_NAMES, RunFolder, State, decisive_settings
 from limla.training.passes import (
+    Change,
     Learner,
     Totals,
     check_lone_samples,
@@ -46,8 +50,9 @@ def train(settings: TrainSettings, progress: Progress = SILENT) -> TrainResult:
     """Train a model on one variant of a dataset, or a mix, and leave it in `settings.output_dir`.
 
     Adam on the mean cross-entropy. After each epoch the model is measured on the val split of the same
-    variants; training stops when that loss has not fallen for `patience` epochs. The test split is never
-    opened. An unfinished run in the folder is continued, a finished one is left as it is.
+    variants; training stops when that loss has not fallen for `patience` epochs. With random qualities each val
+    image has one of its own, the same in every epoch; with an adversary the loss is that of attacked val images.
+    The test split is never opened. An unfinished run in the folder is continued, a finished one is left as it is.
 
     Under torchrun the processes share each epoch; `batch_size` is per process and the first one writes.
 
@@ -69,8 +74,6 @@ def _train(settings: TrainSettings, world: World, progress: Progress) -> TrainRe
         raise SettingsError(
             f"amp (float16) needs a GPU, and this runs on the {world.device.type}: leave --amp out"
         )
-    if settings.train_method != "standard":
-        raise SettingsError(f"training method '{settings.train_method}': not there yet")
     manifests = [_checked_manifest(folder) for folder in settings.folders()]
     source_ids = check_one_source(settings.folders(), manifests)
     decisive = decisive_settings(settings, name, manifests, world.world_size, world.device.type)
@@ -126,6 +129,24 @@ class _Run:
     learner: Learner
     train_loader: Loader
     val_loader: Loader
+    adversary: Adversary | None
+
+    @property
+    def deciding(self) -> str:
+        """The metric that decides about best.pt and when to stop: measured on what the model is trained for."""
+        return "val_loss" if self.adversary is None else "val_robust_loss"
+
+    def change_in_training(self, epoch: int) -> Change | None:
+        """What is done to each batch before the model learns from it."""
+        if (adversary := self.adversary) is None:
+            return None
+        return lambda batch, number: adversary.in_training(self.learner.model, batch, epoch, number)
+
+    def change_in_validation(self) -> Change | None:
+        """What is done to each batch before the model is judged on it besides."""
+        if (adversary := self.adversary) is None:
+            return None
+        return lambda batch, number: adversary.in_validation(self.learner.model, batch, number)
 
 
 def _prepare(
@@ -148,17 +169,35 @@ def _prepare(
     )
     train_loader = _open(settings, "train", world)
     val_loader = _open(settings, "val", world)
+    side = settings.preprocessing.image_size
+    shape = (side, side) if crops else _own_size(train_loader)
     if not crops:
-        _check_own_size(model, name, num_classes, train_loader)
+        check_output(model, name, num_classes, shape)
     check_lone_samples(model, train_loader.num_samples, settings.batch_size)
     learner = _learner(settings, model, world)
+    adversary = None
+    if settings.adversary is not None:
+        adversary = Adversary(settings.adversary, settings.seed, world.rank, world.world_size)
+        adversary.check(learner.model, *shape, world.device)
     mean, std = (tuple(model.get_buffer(f"normalise.{part}").flatten().tolist()) for part in ("mean", "std"))
     info = ModelInfo(
         name, num_classes, manifest.class_names, settings.preprocessing, mean, std, manifest.dataset,
         settings.train_codec, settings.train_quality, settings.train_method, settings.seed,
-        extra={"decoder": train_loader.decoder, SOURCE_DATA_IDS: source_ids},
+        extra={"decoder": train_loader.decoder, SOURCE_DATA_IDS: source_ids, **_method_record(settings, adversary)},
     )  # fmt: skip
-    return _Run(settings, world, folder, info, learner, train_loader, val_loader)
+    return _Run(settings, world, folder, info, learner, train_loader, val_loader, adversary)
+
+
+def _method_record(settings: TrainSettings, adversary: Adversary | None) -> dict[str, Any]:
+    """What `train_method` says, in full: for the checkpoint."""
+    found: dict[str, Any] = {}
+    if settings.random_qualities:
+        codec = build_codec(settings.codec)
+        pinned = {**codec.settings(), "version": codec.version()}
+        found["random_quality"] = {"codec": codec.name, "qualities": list(settings.random_qualities), **pinned}
+    if adversary is not None:
+        found["adversary"] = adversary.describe()
+    return found
 
 
 def _open(settings: TrainSettings, split: str, world: World) -> Loader:
@@ -172,6 +211,9 @@ def _open(settings: TrainSettings, split: str, world: World) -> Loader:
             batch_size=settings.batch_size,
             training=training,
             augment=training and settings.augment,
+            reencoding=Reencoding(settings.codec, settings.random_qualities)
+            if settings.random_qualities
+            else None,
             seed=settings.seed,
             rank=world.rank,
             world_size=world.world_size,
@@ -181,10 +223,10 @@ def _open(settings: TrainSettings, split: str, world: World) -> Loader:
     )
 
 
-def _check_own_size(model: nn.Module, name: str, num_classes: int, loader: Loader) -> None:
-    """The check of the model's output for images taken at their own size, which only the data knows."""
+def _own_size(loader: Loader) -> tuple[int, int]:
+    """(height, width) of images taken at their own size, which only the data knows."""
     height, width = next(iter(loader)).images.shape[2:]
-    check_output(model, name, num_classes, (height, width))
+    return height, width
 
 
 def _learner(settings: TrainSettings, model: nn.Module, world: World) -> Learner:
@@ -242,21 +284,20 @@ def _resume(run: _Run, progress: Progress) -> State:
 
 
 def _run_epochs(run: _Run, state: State, progress: Progress) -> TrainResult:
-    with _events(run, state) as write_events:
+    folder = run.folder.path / "tensorboard" if run.settings.tensorboard and run.world.is_first else None
+    with tensorboard_events(folder, state.epoch) as write_events:
         while not state.is_over(run.settings):
             row = _epoch(run, state.epoch + 1, progress)
-            is_best = state.record(row, run.settings.min_delta)
+            is_best = state.record(row, run.settings.min_delta, run.deciding)
             if run.world.is_first:
                 _save(run, state, is_best)
                 write_events(row)
-            progress.say(_epoch_line(row, run.settings.epochs, is_best))
+            progress.say(epoch_line(row, run.settings.epochs, is_best))
     if state.epoch < run.settings.epochs:
         progress.say(f"stopped: no lower validation loss in {state.epochs_without} epochs")
     if run.world.is_first:
-        return run.folder.finish(state, run.info.dataset, run.settings.results_csv)
-    best = state.history[state.best_epoch - 1]
-    metrics = {"epoch": best["epoch"], **{name: best[name] for name in METRIC_NAMES}}
-    return TrainResult(run.folder.best, metrics, state.epoch)
+        return run.folder.finish(state, run.info.dataset, run.info.train_method, run.settings.results_csv)
+    return TrainResult(run.folder.best, run.folder.best_metrics(state), state.epoch)
 
 
 def _epoch(run: _Run, epoch: int, progress: Progress) -> dict[str, float]:
@@ -274,15 +315,20 @@ def _epoch(run: _Run, epoch: int, progress: Progress) -> dict[str, float]:
         def advance(number: int) -> None:
             advance_all(number * world.world_size)
 
-        train_pass(learner, run.train_loader, seen, advance)
+        train_pass(learner, run.train_loader, seen, advance, run.change_in_training(epoch))
         metrics = seen.metrics(world, "train_")
         num_trained = seen.num_samples(world)
         train_seconds = time.monotonic() - started
         _check_finite(metrics["train_loss"], epoch, run)
         world.share_buffers(learner.model)
-        measure_pass(learner, run.val_loader, measured, advance)
+        change = run.change_in_validation()
+        robust = None if change is None else (Totals(run.info.num_classes, world.device), change)
+        measure_pass(learner, run.val_loader, measured, advance, robust)
         metrics |= measured.metrics(world, "val_")
-    _check_finite(metrics["val_loss"], epoch, run)
+        if robust is not None:
+            found = robust[0].metrics(world, "val_robust_")
+            metrics |= {name: found[name] for name in ROBUST_NAMES}
+    _check_finite(metrics[run.deciding], epoch, run)
     return {
         "epoch": epoch,
         **metrics,
@@ -312,43 +358,10 @@ def _save(run: _Run, state: State, is_best: bool) -> None:
 
 
 def _best_info(run: _Run, state: State) -> ModelInfo:
-    extra = {**run.info.extra, "epoch": state.best_epoch, "val_loss": state.best_loss}
+    best = state.history[state.best_epoch - 1]
+    extra = {**run.info.extra, "epoch": state.best_epoch, "val_loss": best["val_loss"]}
+    extra |= {name: best[name] for name in ROBUST_NAMES if name in best}
     return ModelInfo(**{**vars(run.info), "extra": extra})
-
-
-@contextmanager
-def _events(run: _Run, state: State) -> Iterator[Any]:
-    """A function that writes a history row for TensorBoard, or does nothing."""
-    if not run.settings.tensorboard or not run.world.is_first:
-        yield lambda row: None
-        return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--tensorboard needs the package 'tensorboard': pip install 'limla[tensorboard]'"
-        ) from error
-    writer = SummaryWriter(str(run.folder.path / "tensorboard"), purge_step=state.epoch + 1)
-
-    def write(row: dict[str, float]) -> None:
-        for name, value in row.items():
-            if name != "epoch":
-                part, _, rest = name.partition("_")
-                tag = f"{rest}/{part}" if part in ("train", "val") else f"speed/{name}"
-                writer.add_scalar(tag, value, int(row["epoch"]))
-        writer.flush()
-
-    with closing(writer):
-        yield write
-
-
-def _epoch_line(row: dict[str, float], epochs: int, is_best: bool) -> str:
-    return (
-        f"epoch {int(row['epoch'])}/{epochs}: "
-        f"train loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.3f}; "
-        f"val loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.3f}, F1 {row['val_f1_macro']:.3f}; "
-        f"{row['images_per_s']:.0f} images/s{' (best so far)' if is_best else ''}"
-    )
 
 
 def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
