@@ -15,6 +15,9 @@ from torch import Tensor
 from limla.codecs import build_codec
 from limla.plans import DefencePlan
 
+_TASKS_PER_THREAD = 2
+"""Tasks that a batch is cut into, per thread: images differ in how long they take."""
+
 
 class Defended(NamedTuple):
     """What a defence made of a batch.
@@ -67,21 +70,25 @@ class CodecDefence:
     def apply_at(self, images: Tensor, qualities: Sequence[int], num_threads: int | None = None) -> Defended:
         """`apply` with the quality of each image given, on at most `num_threads` threads; thread-safe."""
         levels = _to_levels(images)
+        assert len(qualities) == len(levels), (len(qualities), len(levels))
         pixels = np.empty_like(levels)
 
-        def through(place: int) -> int:
-            data = self._codec.encode(levels[place], qualities[place])
-            pixels[place] = self._codec.decode(data)
-            return len(data)
+        def through(places: range) -> list[int]:
+            sizes: list[int] = []
+            for place in places:
+                data = self._codec.encode(levels[place], qualities[place])
+                pixels[place] = self._codec.decode(data)
+                sizes.append(len(data))
+            return sizes
 
-        assert len(qualities) == len(levels), (len(qualities), len(levels))
-        places = range(len(levels))
         threads = min(num_threads or self._num_threads, len(levels))
         if threads < 2:
-            num_bytes = tuple(map(through, places))
+            num_bytes = tuple(through(range(len(levels))))
         else:
-            with ThreadPoolExecutor(threads, "limla-defence") as pool:
-                num_bytes = tuple(pool.map(through, places))
+            step = -(-len(levels) // (_TASKS_PER_THREAD * threads))
+            tasks = [range(first, min(first + step, len(levels))) for first in range(0, len(levels), step)]
+            with ThreadPoolExecutor(threads, "limla-codec") as pool:
+                num_bytes = tuple(size for sizes in pool.map(through, tasks) for size in sizes)
         decoded = torch.from_numpy(pixels).to(images.device).permute(0, 3, 1, 2)
         return Defended(decoded.to(torch.float32).div_(255), num_bytes)
 

@@ -87,7 +87,9 @@ def passes(cells: Sequence[CellPlan], num_samples: int) -> list[list[CellPlan]]:
     found: list[list[CellPlan]] = [[]]
     spent = 0
     for places in grouped(cells):
-        cost = num_samples * (cells[places[0]].attack.num_gradients + len(places))
+        cell = cells[places[0]]
+        behind = 1 if cell.view is None else len(cell.view.plan.qualities)
+        cost = num_samples * (cell.attack.num_gradients * behind + len(places))
         if found[-1] and spent + cost > _GRADIENTS_PER_PASS:
             found.append([])
             spent = 0

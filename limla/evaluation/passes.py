@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -194,12 +195,10 @@ def _run_batch(
         attacked = plan.attack.run(view, batch.images, batch.labels, seed)
         targets = plan.attack.targets(batch.labels, model.info.num_classes, seed)
         cells[places[0]].seconds_computing += time.perf_counter() - started
-        # the codecs of the cells to come work beside the model
-        with ThreadPoolExecutor(1) as pool:
-            waiting = [_start_defence(pool, cells[place].plan, attacked, seed) for place in places]
-            for place, defended in zip(places, waiting, strict=True):
+        with closing(_behind_defences([cells[place].plan for place in places], attacked, seed)) as behind:
+            for place in places:
                 started = time.perf_counter()
-                rows, shown = _judge(settings, model, batch, defended, attacked, targets)
+                rows, shown = _judge(settings, model, batch, next(behind), attacked, targets)
                 # the rows are on the CPU, so the device's work is done when the clock stops
                 cells[place].seconds_computing += time.perf_counter() - started
                 pictures = [
@@ -212,22 +211,36 @@ def _run_batch(
     return found
 
 
-def _start_defence(
-    pool: ThreadPoolExecutor, plan: CellPlan, attacked: Tensor, seed: int
-) -> Future[Defended] | None:
-    return None if plan.defence is None else pool.submit(plan.defence.apply, attacked, seed)
+def _behind_defences(
+    plans: Sequence[CellPlan], attacked: Tensor, seed: int
+) -> Generator[Defended | None, None, None]:
+    """What the defence of each plan makes of the attacked images; None without one.
+
+    The next plan's codec works while the caller judges what this one made, and no further ahead, for memory's sake.
+    """
+    with ThreadPoolExecutor(1, "limla-defence") as beside:
+
+        def start(plan: CellPlan) -> Future[Defended] | None:
+            return None if plan.defence is None else beside.submit(plan.defence.apply, attacked, seed)
+
+        waiting = start(plans[0])
+        for plan in plans[1:]:
+            defended = None if waiting is None else waiting.result()
+            waiting = start(plan)
+            yield defended
+        yield None if waiting is None else waiting.result()
 
 
 def _judge(
     settings: EvaluateSettings,
     model: EvaluatedModel,
     batch: Batch,
-    defended: Future[Defended] | None,
+    defended: Defended | None,
     attacked: Tensor,
     targets: Tensor | None,
 ) -> tuple[list[PredictionRow], Tensor]:
     """The rows of one cell of a batch, and the images that the model was given."""
-    shown, num_bytes = (attacked, None) if defended is None else defended.result()
+    shown, num_bytes = (attacked, None) if defended is None else defended
     logits = _logits(model.victim, shown, settings.precision)
     rows = _rows(batch, Classification().judge(logits, batch.labels), targets, num_bytes)
     if not bool(torch.isfinite(logits).all()):
