@@ -18,7 +18,7 @@ _TYPES = {
 
 
 def columns_of(row_type: type, prefix: str = "") -> list[pa.Field]:
-    """A column for each field of a dataclass that is text or a number; None becomes null, NaN stays NaN.
+    """A column for each field of a dataclass that is text or a number; None and NaN become null: not known.
 
     Fields of other types are left out: they are flattened by who knows them.
     """
@@ -31,7 +31,9 @@ def columns_of(row_type: type, prefix: str = "") -> list[pa.Field]:
 
 def values_of(row: Any, prefix: str = "") -> dict[str, Any]:
     """The values of `columns_of` the row's type."""
-    return {prefix + item.name: getattr(row, item.name) for item in fields(row) if str(item.type) in _TYPES}
+    values = {item.name: getattr(row, item.name) for item in fields(row) if str(item.type) in _TYPES}
+    # only NaN differs from itself
+    return {prefix + name: None if value != value else value for name, value in values.items()}
 
 
 def table_of(records: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "limla.cli.evaluate:evaluate",
     "predict": "limla.cli.predict:predict",
     "report": "limla.cli.report:report",
+    "advise": "limla.cli.advise:advise",
     "run": "limla.cli.run:run",
     "study": "limla.cli.study:study",
     "calibration": "limla.cli.calibration:calibration",
