@@ -231,7 +231,8 @@ def _pairing_key(condition: Condition) -> Condition:
     A defence stays with all its settings. Where it draws qualities, so do seed and batch size, on which the draw
     depends: an image is compared with itself at one quality.
     """
-    settings = json.loads(condition.attack_settings or "{}")
+    # without a defence nothing of the settings is kept, so they need not be limla's own JSON
+    settings = json.loads(condition.attack_settings or "{}") if condition.defence_codec else {}
     draws = "+" in condition.defence_quality
     kept = {name: settings[name] for name in ("defence", *(("seed",) if draws else ())) if name in settings}
     return replace(
