@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from limla.attacks.base import Attack, attack_parameters, build_attack
 from limla.defences import CodecDefence
@@ -21,11 +21,13 @@ class CellPlan:
         attack: with its parameters.
         threat: what the attacker knows of the defence, a name of `limla.plans.THREATS`; "" without attack or defence.
         defence: None without.
+        stream: which of the batches that a pass makes of the same images (`limla.evaluation.inputs`).
     """
 
     attack: Attack
     threat: str = ""
     defence: CodecDefence | None = None
+    stream: int = 0
 
     @property
     def view(self) -> CodecDefence | None:
@@ -69,12 +71,17 @@ def plan_cells(settings: EvaluateSettings, num_threads: int | None = None) -> tu
     return tuple(cells)
 
 
+def of_each_stream(plans: Sequence[CellPlan], num_streams: int) -> tuple[CellPlan, ...]:
+    """Every cell on every stream; cells that differ in the stream only stand together, so that they share a pass."""
+    return tuple(replace(plan, stream=stream) for plan in plans for stream in range(num_streams))
+
+
 def grouped(cells: Sequence[CellPlan]) -> list[list[int]]:
-    """The places of the cells that share their attacked images: one attack, seen through one view."""
-    groups: dict[tuple[int, int, str], list[int]] = {}
+    """The places of the cells that share their attacked images: one attack on one stream, seen through one view."""
+    groups: dict[tuple[int, int, int, str], list[int]] = {}
     for place, cell in enumerate(cells):
         view = "" if cell.view is None else cell.threat
-        groups.setdefault((id(cell.attack), id(cell.view), view), []).append(place)
+        groups.setdefault((cell.stream, id(cell.attack), id(cell.view), view), []).append(place)
     return list(groups.values())
 
 
@@ -82,7 +89,8 @@ def passes(cells: Sequence[CellPlan], num_samples: int) -> list[list[CellPlan]]:
     """The cells cut into passes over the images: as few as keep the work lost with an interrupted one small.
 
     Groups of cells that share attacked images stay together; a pass ends after about `_GRADIENTS_PER_PASS` passes of
-    one image through the model.
+    one image through the model, but never between cells without an attack: of simulated qualities, making the images
+    is the larger part of their cost.
     """
     found: list[list[CellPlan]] = [[]]
     spent = 0
@@ -90,7 +98,7 @@ def passes(cells: Sequence[CellPlan], num_samples: int) -> list[list[CellPlan]]:
         cell = cells[places[0]]
         behind = 1 if cell.view is None else len(cell.view.plan.qualities)
         cost = num_samples * (cell.attack.num_gradients * behind + len(places))
-        if found[-1] and spent + cost > _GRADIENTS_PER_PASS:
+        if found[-1] and cells[places[0]].attack.num_gradients and spent + cost > _GRADIENTS_PER_PASS:
             found.append([])
             spent = 0
         found[-1] += [cells[place] for place in places]

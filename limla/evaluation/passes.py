@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,7 +23,6 @@ from limla.evaluation.grid import CellPlan, grouped
 from limla.evaluation.models import EvaluatedModel
 from limla.evaluation.pictures import to_uint8
 from limla.evaluation.settings import EvaluateSettings
-from limla.loaders.base import Loader
 from limla.models.victim import Victim
 from limla.results import Condition, PredictionColumns, PredictionRow
 from limla.tasks.base import Judgement
@@ -84,27 +83,27 @@ class PassSeconds:
 
 
 class _Feed:
-    """A loader's batches, and the seconds spent waiting for them."""
+    """The batches of a pass, and the seconds spent waiting for them."""
 
-    def __init__(self, loader: Loader) -> None:
-        self._batches = iter(loader)
+    def __init__(self, batches: Iterator[tuple[Batch, ...]]) -> None:
+        self._batches = batches
         self.seconds = 0.0
 
-    def take(self) -> Batch | None:
-        """The next batch, ready on its device; None after the last one."""
+    def take(self) -> tuple[Batch, ...] | None:
+        """The next batch of each stream, ready on their device; None after the last one."""
         started = time.perf_counter()
-        batch = next(self._batches, None)
-        if batch is not None and batch.images.is_cuda:
+        batches = next(self._batches, None)
+        if batches is not None and batches[0].images.is_cuda:
             # decoding that is still under way on the GPU is loading, not computing
-            torch.cuda.synchronize(batch.images.device)
+            torch.cuda.synchronize(batches[0].images.device)
         self.seconds += time.perf_counter() - started
-        return batch
+        return batches
 
 
 def run_pass(
     settings: EvaluateSettings,
     model: EvaluatedModel,
-    loader: Loader,
+    batches: Iterator[tuple[Batch, ...]],
     num_batches: int,
     cells: Sequence[Cell],
     chosen: frozenset[str],
@@ -114,17 +113,18 @@ def run_pass(
     """Run every cell on every batch.
 
     Args:
-        num_batches: of the pass, over all processes.
+        batches: of this process: a batch of each stream, all of the same images.
+        num_batches: of each stream, over all processes.
         chosen: keys of the images whose inputs are kept.
         advance: told of images × cells done, in the first process those of all.
 
     Raises `DataError` for outputs that are not finite and for a loader that gives more batches than `num_batches`.
     """
-    feed = _Feed(loader)
-    batch = feed.take()
+    feed = _Feed(batches)
+    taken = feed.take()
     if not model.is_prepared:
         # one example for all: which speed-ups suit the model is found out on it
-        example = world.broadcast(batch.images[:2].cpu() if world.is_first and batch else None)
+        example = world.broadcast(taken[0].images[:2].cpu() if world.is_first and taken else None)
         assert example is not None, "the first process has the first batch"
         model.prepare(example)
         _check_same_speedups(model, world)
@@ -135,16 +135,16 @@ def run_pass(
         started = time.perf_counter()
         found: list[_Found] = []
         for number in range(step, step + length):
-            if batch is not None:
+            if taken is not None:
                 found += _run_batch(
-                    settings, model, cells, batch, number * world.world_size + world.rank, chosen, advance
+                    settings, model, cells, taken, number * world.world_size + world.rank, chosen, advance
                 )
-                batch = feed.take()
+                taken = feed.take()
         _collect(cells, world, found, advance)
         step += length
         seconds = max(time.perf_counter() - started, 1e-6)
         length = max(1, min(int(length * _ROUND_SECONDS / seconds), 2 * length, _LONGEST_ROUND))
-    if batch is not None:
+    if taken is not None:
         raise DataError(
             f"{settings.data_dir}: the loader gives more images of split '{settings.split}' than the manifest "
             "lists; remove the folder and make it again"
@@ -180,7 +180,7 @@ def _run_batch(
     settings: EvaluateSettings,
     model: EvaluatedModel,
     cells: Sequence[Cell],
-    batch: Batch,
+    batches: Sequence[Batch],
     number: int,
     chosen: frozenset[str],
     advance: Callable[[int], None],
@@ -191,6 +191,7 @@ def _run_batch(
     for places in grouped([cell.plan for cell in cells]):
         started = time.perf_counter()
         plan = cells[places[0]].plan
+        batch = batches[plan.stream]
         view = attackers_view(model.victim, plan.view, plan.threat)
         attacked = plan.attack.run(view, batch.images, batch.labels, seed)
         targets = plan.attack.targets(batch.labels, model.info.num_classes, seed)

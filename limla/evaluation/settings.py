@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from limla.attacks.base import Attack, attack_parameters
+from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
-from limla.manifest import SPLITS, Manifest, list_variants, read_manifest, variant_name
+from limla.loaders.simulation import check_simulation
+from limla.manifest import SOURCE, SPLITS, Manifest, list_variants, read_manifest, variant_name
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, AttackPlan, DefencePlan
 from limla.registry import ATTACKS, CODECS, LOADERS
@@ -49,6 +51,8 @@ class EvaluateSettings:
         own_model: "package.module:function" that a checkpoint names as its model: importing it runs code, so
             you name it, not the file.
         codec, qualities: the variants to test on; None among the qualities means the originals.
+        simulate: "" tests on shards of each quality. A simulation ("cpu", "dali": see `limla.loaders.simulation`)
+            makes all qualities of the originals' shards, in one pass.
         attacks: names of the catalogue, or plans with parameters of their own. "none" is always evaluated too: the
             attack success rate is measured against it.
         eps: radii on the [0, 1] scale, one cell each, for the attacks that take one and do not give their own.
@@ -56,7 +60,7 @@ class EvaluateSettings:
         defences: codecs between attack and model, each with the threat models under which it is attacked; the
             model without any defence is always evaluated too.
         split: "train", "val" or "test".
-        loader: a loader's name or "auto".
+        loader: a loader's name or "auto"; a simulation brings its own.
         batch_size: images per batch; part of the condition, since a random start is drawn per batch.
         seed: of the attacks' randomness; each batch's seed follows from it and the batch's number.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", …
@@ -72,6 +76,7 @@ class EvaluateSettings:
     own_model: str | None = None
     codec: str = "jpeg"
     qualities: tuple[int | None, ...] = (None,)
+    simulate: str = ""
     attacks: tuple[str | AttackPlan, ...] = (NO_ATTACK,)
     eps: tuple[float, ...] = (8 / 255,)
     steps: int | None = None
@@ -99,6 +104,12 @@ class EvaluateSettings:
             LOADERS.check(self.loader)
         if not self.qualities or not self.attacks:
             raise SettingsError("qualities and attacks must each name at least one; 'none' is an attack")
+        if self.simulate:
+            check_simulation(self.simulate, build_codec(self.codec), tuple(dict.fromkeys(self.qualities)))
+            if self.loader != "auto":
+                raise SettingsError(
+                    f"loader '{self.loader}' is named, but simulation '{self.simulate}' decodes by itself: leave it out"
+                )
         if self.split not in SPLITS:
             raise SettingsError(f"unknown split '{self.split}'; known: {', '.join(SPLITS)}")
         labels = [defence.label for defence in self.defences]
@@ -137,7 +148,7 @@ def check_parameters_used(
 
 
 def read_variants(settings: EvaluateSettings) -> dict[str, Manifest]:
-    """Variant folder name → manifest for every test quality, in the order asked for.
+    """Variant folder name → manifest for every test quality, in the order asked for; "source" for simulated ones.
 
     Raises `SettingsError` for a variant that is not there, listing those that are, and `DataError` for one
     without images in the split or with other class names than the rest.
@@ -148,14 +159,18 @@ def read_variants(settings: EvaluateSettings) -> dict[str, Manifest]:
             f"{settings.data_dir}: no shards here; make them with 'limla pack' and 'limla reencode'"
         )
     wanted = [
-        variant_name("source" if quality is None else settings.codec, quality)
+        SOURCE if quality is None or settings.simulate else variant_name(settings.codec, quality)
         for quality in dict.fromkeys(settings.qualities)
     ]
     missing = [name for name in wanted if name not in there]
     if missing:
         raise SettingsError(
-            f"{settings.data_dir} has no {', '.join(missing)}; there: {', '.join(there)}; "
-            "make others with 'limla reencode'"
+            f"{settings.data_dir} has no {', '.join(dict.fromkeys(missing))}; there: {', '.join(there)}; make "
+            + (
+                "it with 'limla pack': qualities are simulated from it"
+                if settings.simulate
+                else "others with 'limla reencode'"
+            )
         )
     manifests = {name: read_manifest(settings.data_dir / name) for name in wanted}
     class_names = next(iter(manifests.values())).class_names

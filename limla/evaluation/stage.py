@@ -8,20 +8,21 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from limla.errors import DataError, SettingsError
-from limla.evaluation.grid import CellPlan, passes, plan_cells
+from limla.evaluation.grid import CellPlan, of_each_stream, passes, plan_cells
+from limla.evaluation.inputs import Inputs, Origin, Streams, inputs_of
 from limla.evaluation.models import EvaluatedModel, TestedData, check_models, model_sources
 from limla.evaluation.passes import Cell, run_pass
 from limla.evaluation.pictures import PictureFolder, choose_keys
 from limla.evaluation.settings import EvaluateSettings, caution, read_variants
 from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
-from limla.loaders.base import Loader, LoaderSettings, open_loader
+from limla.loaders.base import LoaderSettings
 from limla.manifest import Manifest, check_one_source, library_versions, variant_name, verify_shards
 from limla.models.base import ModelInfo
 from limla.models.checkpoint import checkpoint_id, read_checkpoint
@@ -122,8 +123,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
         loading = 0.0
         for source in sources:
             model = EvaluatedModel(source, device, progress)
-            for variant, manifest in manifests.items():
-                done = _evaluate_variant(settings, model, variant, manifest, plans, world, progress)
+            for inputs in inputs_of(settings, manifests):
+                done = _evaluate_inputs(settings, model, inputs, plans, world, progress)
                 loading += sum({cell.pass_number: cell.seconds_loading for cell in done}.values())
                 cells += done
         computing = sum(cell.seconds_computing for cell in cells)
@@ -144,17 +145,20 @@ def exact_float32() -> Iterator[None]:
         yield
 
 
-def _evaluate_variant(
+def _evaluate_inputs(
     settings: EvaluateSettings,
     model: EvaluatedModel,
-    variant: str,
-    manifest: Manifest,
+    inputs: Inputs,
     plans: Sequence[CellPlan],
     world: World,
     progress: Progress,
 ) -> list[CellResult]:
-    """All cells of one variant, in as few passes over its images as `passes` says; only those that are not there."""
-    folder = settings.data_dir / variant
+    """All cells of some inputs, in as few passes over them as `passes` says; only those that are not there.
+
+    The cells come stream by stream.
+    """
+    folder, manifest = settings.data_dir / inputs.variant, inputs.manifest
+    num_samples = manifest.num_samples(settings.split)
     loader_settings = LoaderSettings(
         preprocessing=model.info.preprocessing,
         batch_size=settings.batch_size,
@@ -164,16 +168,17 @@ def _evaluate_variant(
         # local shards are checked below, and only if there is work
         verify_contents=settings.verify and is_remote(folder),
     )
-    with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
+    with closing(inputs.open(settings, loader_settings)) as streams:
+        plans = of_each_stream(plans, len(streams.origins))
         conditions = [
-            _condition(settings, model.info, model.checkpoint_id, manifest, plan, loader.decoder)
+            _condition(settings, model.info, model.checkpoint_id, manifest, plan, streams.origins[plan.stream])
             for plan in plans
         ]
         _check_alike(conditions, world)
         finished: dict[Condition, CellResult] = {}
         if any(_to_do(settings, conditions, world)):
-            title = f"{model.info.model} ({model.info.train_quality}) on {variant}"
-            lock = settings.results_dir / f".{model.checkpoint_id}-{variant}.lock"
+            title = f"{model.info.model} ({model.info.train_quality}) on {inputs.title(settings.codec)}"
+            lock = settings.results_dir / f".{model.checkpoint_id}-{inputs.variant}.lock"
             with _held(lock, f"the evaluation of {title}", world):
                 # looked up again: another command may have finished a cell before the lock was ours
                 wanted = _to_do(settings, conditions, world)
@@ -188,12 +193,12 @@ def _evaluate_variant(
                         folder, manifest, settings.split, contents=settings.verify and world.local_rank == 0
                     )
                     world.wait()
-                for number, part in enumerate(passes(list(cells), manifest.num_samples(settings.split))):
+                for number, part in enumerate(passes(list(cells), num_samples)):
                     finished |= _evaluate_cells(
                         settings,
                         model,
                         manifest,
-                        loader,
+                        streams,
                         number,
                         [cells[plan] for plan in part],
                         title,
@@ -201,8 +206,8 @@ def _evaluate_variant(
                         progress,
                     )
     return [
-        finished.get(condition, CellResult(condition, manifest.num_samples(settings.split), False))
-        for condition in conditions
+        finished.get(condition, CellResult(condition, num_samples, False))
+        for plan, condition in sorted(zip(plans, conditions, strict=True), key=lambda pair: pair[0].stream)
     ]
 
 
@@ -239,20 +244,24 @@ def _evaluate_cells(
     settings: EvaluateSettings,
     model: EvaluatedModel,
     manifest: Manifest,
-    loader: Loader,
+    streams: Streams,
     pass_number: int,
     cells: list[Cell],
     title: str,
     world: World,
     progress: Progress,
 ) -> dict[Condition, CellResult]:
-    """Compute some cells of one variant in one pass and write them."""
+    """Compute some cells in one pass and write them; the pass makes only the streams that they need."""
     num_samples = manifest.num_samples(settings.split)
     folder = settings.data_dir / variant_name(manifest.codec, manifest.quality)
     chosen = choose_keys(folder, manifest, settings.split, settings.num_pictures)
     num_batches = -(-num_samples // settings.batch_size)
     with progress.stage(title, num_samples * len(cells)) as advance:
-        seconds = run_pass(settings, model, loader, num_batches, cells, chosen, world, advance)
+        needed = sorted({cell.plan.stream for cell in cells})
+        for cell in cells:
+            cell.plan = replace(cell.plan, stream=needed.index(cell.plan.stream))
+        batches = streams.batches(needed)
+        seconds = run_pass(settings, model, batches, num_batches, cells, chosen, world, advance)
     finished: dict[Condition, CellResult] = {}
     for cell, seconds_computing in zip(cells, seconds.computing, strict=True):
         done = CellResult(cell.condition, num_samples, True, seconds.loading, seconds_computing, pass_number)
@@ -297,12 +306,13 @@ def planned_conditions(settings: EvaluateSettings, checkpoint: Path) -> list[Con
         info.preprocessing, settings.batch_size, device=device, verify_contents=False
     )
     found: list[Condition] = []
-    for variant, manifest in read_variants(settings).items():
-        folder = settings.data_dir / variant
-        with closing(open_loader(settings.loader, [folder], settings.split, loader_settings)) as loader:
+    plans = plan_cells(settings)
+    for inputs in inputs_of(settings, read_variants(settings)):
+        with closing(inputs.open(settings, loader_settings)) as streams:
             found += [
-                _condition(settings, info, checkpoint_id(checkpoint), manifest, plan, loader.decoder)
-                for plan in plan_cells(settings)
+                _condition(settings, info, checkpoint_id(checkpoint), inputs.manifest, plan, origin)
+                for origin in streams.origins
+                for plan in plans
             ]
     return found
 
@@ -313,7 +323,7 @@ def _condition(
     checkpoint_id: str,
     manifest: Manifest,
     plan: CellPlan,
-    decoder: str,
+    origin: Origin,
 ) -> Condition:
     attack, defence = plan.attack, plan.defence
     parameters: dict[str, Any] = attack.settings()
@@ -321,6 +331,8 @@ def _condition(
         parameters["seed"] = settings.seed
     if defence is not None:
         parameters["defence"] = defence.settings()
+    if origin.simulation:
+        parameters["simulation"] = dict(origin.settings)
     return Condition(
         dataset=manifest.dataset,
         data_id=manifest.data_id(settings.split),
@@ -332,9 +344,9 @@ def _condition(
         train_codec=info.train_codec,
         train_quality=info.train_quality,
         train_method=info.train_method,
-        test_codec=manifest.codec,
-        test_quality=manifest.quality,
-        simulation="",
+        test_codec=origin.test_codec,
+        test_quality=origin.test_quality,
+        simulation=origin.simulation,
         preprocessing=info.preprocessing.describe(),
         attack=attack.name,
         norm=attack.norm,
@@ -343,7 +355,7 @@ def _condition(
         threat=plan.threat,
         defence_codec="" if defence is None else defence.plan.codec,
         defence_quality="" if defence is None else defence.plan.quality,
-        decoder=decoder,
+        decoder=origin.decoder,
         precision=settings.precision,
         batch_size=settings.batch_size,
     )
@@ -360,6 +372,7 @@ def _append_timing(
         "train_quality": condition.train_quality,
         "test_codec": condition.test_codec,
         "test_quality": condition.test_quality,
+        "simulation": condition.simulation,
         "attack": condition.attack,
         "eps": condition.eps,
         "threat": condition.threat,

@@ -106,7 +106,8 @@ def test_processes_that_use_other_speed_ups_are_refused(
         closing(open_loader("cpu", [data_dir / "source"], "test", loader_settings)) as loader,
         pytest.raises(SettingsError, match=f"speed-up '{name}' {seen}") as caught,
     ):
-        run_pass(settings, model, loader, 3, [], frozenset(), Elsewhere(name, value), lambda number: None)
+        batches = ((batch,) for batch in loader)
+        run_pass(settings, model, batches, 3, [], frozenset(), Elsewhere(name, value), lambda number: None)
     assert "CPUs or GPUs of one kind" in str(caught.value)
 
 
