@@ -38,6 +38,11 @@ _FOLDER = LocalPath(file_okay=False)
 @click.option("--quality", help="Test qualities, e.g. source,1,5,10-90:10. [default: all that are there]")
 @click.option("--codec", default="jpeg", show_default=True, help="Codec of the test qualities.")
 @click.option(
+    "--simulate",
+    default="",
+    help="cpu or dali: make the test qualities of the originals, in one pass, without shards.",
+)
+@click.option(
     "--attack",
     "attacks",
     multiple=True,
@@ -95,6 +100,11 @@ def evaluate(data_dir: Path, output_dir: Path, **options: Any) -> None:
         return
     _show(result)
     click.echo(f"rows: {output_dir / 'predictions'}")
+    if settings.simulate:
+        click.echo(
+            "next: limla simulation, with the same models and qualities, compares these rows with real shards'"
+        )
+        return
     click.echo(f"next: limla report {output_dir} --data-dir {data_dir} --output {output_dir / 'report.html'}")
 
 
@@ -111,6 +121,10 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
     threats = tuple(name.strip() for name in options["threat"].split(","))
     defences = tuple(plan for text in options["defences"] for plan in parse_defences(text, threats))
     codec = CODECS.check(options["codec"])
+    if options["quality"] is None and options["simulate"]:
+        raise SettingsError(
+            "--simulate needs --quality, the qualities to simulate: --quality source,1,5,10-90:10"
+        )
     if options["quality"] is None:
         there = [parse_variant(name) for name in list_variants(data_dir)]
         qualities = tuple(number for name, number in there if number is None or name == codec)
@@ -136,7 +150,7 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
         **given,
         **{
             name: options[name]
-            for name in ("split", "loader", "batch_size", "seed", "device", "precision", "verify")
+            for name in ("simulate", "split", "loader", "batch_size", "seed", "device", "precision", "verify")
         },
     )
 
@@ -207,6 +221,7 @@ def _show(result: EvaluateResult) -> None:
         test = (
             "source" if condition.test_quality is None else f"{condition.test_codec} {condition.test_quality}"
         )
+        test += f" (simulated: {condition.simulation})" if condition.simulation else ""
         eps = f" {condition.eps * 255:.3g}/255" if condition.eps else ""
         lines.append(
             (
