@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from limla.cli.paths import DataFolder, LocalPath
 from limla.errors import SettingsError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from limla.evaluation import EvaluateResult, EvaluateSettings, UserModel
     from limla.plans import AttackPlan
     from limla.results import Condition
@@ -194,7 +197,7 @@ def _user_model(options: dict[str, Any]) -> UserModel | None:
     )
 
 
-_COLUMNS = ("accuracy", "robust_accuracy", "attack_success_rate")
+_COLUMNS = ("accuracy", "robust_accuracy", "attack_success_rate", "targeted_success_rate")
 
 
 def _show(result: EvaluateResult) -> None:
@@ -211,11 +214,11 @@ def _show(result: EvaluateResult) -> None:
         for row in metric_rows(tables)
         if row.metric in _COLUMNS and row.ci_low is not None and row.ci_high is not None
     }
+    known = {metric for _, metric in rates}
+    columns = [column for column in _COLUMNS if column in known or column != "targeted_success_rate"]
     has_defences = any(condition.defence_codec for condition in conditions)
     about = ("defence", "threat") if has_defences else ()
-    lines: list[tuple[str, ...]] = [
-        ("model (trained on)", "test", "attack", *about, "n", *_COLUMNS, "images/s")
-    ]
+    lines: list[tuple[str, ...]] = [("model (trained on)", "test", "attack", *about, "n", *columns, "images/s")]
     for cell in result.cells:
         condition = cell.condition
         test = (
@@ -230,13 +233,30 @@ def _show(result: EvaluateResult) -> None:
                 f"{condition.attack}{eps}",
                 *((_defence(condition), condition.threat) if has_defences else ()),
                 str(cell.num_samples),
-                *(rates.get((condition, column), "") for column in _COLUMNS),
+                *(rates.get((condition, column), "") for column in columns),
                 f"{cell.images_per_s:.1f}" if cell.computed else "kept",
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    _show_masking(tables)
+
+
+def _show_masking(tables: list[tuple[Condition, pa.Table]]) -> None:
+    """A line for each sign of gradient masking, and one that counts the checks; nothing without attacks."""
+    from limla.analysis.masking import breaches, masking_checks
+    from limla.analysis.pairs import collect
+
+    checks = [check for evidence in collect(tables, {}) for check in masking_checks(evidence)]
+    for check in breaches(checks):
+        click.echo(f"warning: {check.sentence}")
+    if checks:
+        counts = Counter(check.verdict for check in checks)
+        click.echo(
+            f"checks for gradient masking: {counts['holds']} hold, {counts['breached']} breached, "
+            f"{counts['not tested']} not tested (the report says which, and what to run)"
+        )
 
 
 def _defence(condition: Condition) -> str:

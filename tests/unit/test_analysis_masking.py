@@ -215,3 +215,15 @@ def test_the_table_has_a_row_per_check() -> None:
     assert table["verdict"].to_pylist() == [check.verdict for check in found]
     assert table["test_codec"].to_pylist() == ["source"] * len(found)
     assert masking_table([]).schema == MASKING_SCHEMA
+
+
+def test_evaluate_prints_breaches_and_one_line_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    from limla.cli.evaluate import _show_masking
+
+    _show_masking([cell(first(40), FGSM), cell(first(80), PGD)])
+    warning, counts = capsys.readouterr().out.splitlines()
+    assert warning.startswith("warning: ")
+    assert warning.endswith(f"{SUSPICION}.")
+    assert "0 hold, 1 breached, 5 not tested" in counts
+    _show_masking([CLEAN])
+    assert capsys.readouterr().out == ""
