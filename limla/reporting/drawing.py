@@ -7,7 +7,6 @@ formula language is off, so a `$` is a dollar sign.
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, told apart by people with any common colour blindness; markers repeat the distinction
+# Okabe & Ito's palette, told apart by people with any common colour blindness; markers of plots repeat the distinction
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#222222", "#8a8a8a"
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -53,8 +50,6 @@ _STYLE: Any = {
     "axes.facecolor": "none",
 }
 _LABEL_LENGTH = 30
-NAME_POINTS = 7.5
-"""Height of the names that `label_offsets` places, in typographic points."""
 
 
 @contextmanager
@@ -107,25 +102,6 @@ def shorten(text: str, length: int = _LABEL_LENGTH) -> str:
         return text
     tail = (length - 1) // 3
     return f"{text[: length - 1 - tail]}…{text[-tail:]}"
-
-
-def plain_log_ticks(axes: Axes, values: Sequence[float]) -> None:
-    """Ticks of 1, 2 and 5 times powers of ten, written as plain numbers."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = min(values) / 1.25, max(values) * 1.25
-    ticks = [
-        step * 10.0**power
-        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for step in (1, 2, 5)
-    ]
-    inside = [tick for tick in ticks if low <= tick <= high]
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(
-        FixedLocator(inside if len(inside) > 1 else sorted({min(values), max(values)}))
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def heat_map(
@@ -181,29 +157,3 @@ def heat_map(
         axes.set_xlabel(axis_labels[0])
         axes.set_ylabel(axis_labels[1])
         return to_svg(figure, name, label)
-
-
-def label_offsets(
-    places: Sequence[tuple[float, float]], texts: Sequence[str]
-) -> list[tuple[float, float] | None]:
-    """Where each text begins, from its place, all in typographic points; None where it would cover another.
-
-    Tried in turn: below right, above left, above right, below left. The rightmost point chooses first, so that of
-    two near points each has its name on its own side.
-    """
-    height = NAME_POINTS
-    taken: list[tuple[float, float, float]] = []
-    offsets: list[tuple[float, float] | None] = [None] * len(places)
-    for number in sorted(range(len(places)), key=lambda number: -places[number][0]):
-        (x, y), text = places[number], texts[number]
-        width = 0.65 * NAME_POINTS * len(text)  # DejaVu Sans: a digit is 0.64 of the font's height
-        for right, up in ((4.0, -9.0), (-4 - width, 4.0), (4.0, 4.0), (-4 - width, -9.0)):
-            left, bottom = x + right, y + up
-            if all(
-                left >= other + long or other >= left + width or abs(bottom - base) >= height
-                for other, base, long in taken
-            ):
-                taken.append((left, bottom, width))
-                offsets[number] = (right, up)
-                break
-    return offsets

@@ -11,18 +11,21 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+from limla.analysis import pairs
 from limla.analysis.encodings import DataFolder, Variant, quality_order
+from limla.analysis.pairs import Defence, Evidence
 from limla.analysis.subjects import (
     Attack,
     Subject,
     attack_order,
     attacks_of,
-    of_one_version,
     one_per_run,
     subject_order,
     subjects_of,
 )
+from limla.errors import DataError
 from limla.results import Condition, MetricRow
 
 
@@ -44,7 +47,10 @@ class Point:
     num_runs: int
 
 
-Slot = tuple[Subject, Variant, Attack]
+Slot: TypeAlias = tuple[Subject, Variant, Attack]
+"""What a point of an undefended model stands for."""
+Measured: TypeAlias = Mapping[str, Point]
+"""Metric name → point."""
 
 
 @dataclass
@@ -59,6 +65,9 @@ class Section:
         points: (slot, metric) → Point.
         data: the dataset's shard folders, when given.
         notes: what a reader must know before comparing.
+        evidence: the section's predictions, aligned image by image; None where every result is simulated.
+        defended: metrics of cells with a codec before the model; none of these is in `cells` and `points`.
+        simulated: (slot, loader) → metrics of originals re-encoded on the fly; in neither of the others.
     """
 
     dataset: str
@@ -71,11 +80,21 @@ class Section:
     points: dict[tuple[Slot, str], Point]
     data: DataFolder | None = None
     notes: list[str] = field(default_factory=list)
+    evidence: Evidence | None = None
+    defended: dict[pairs.Slot, Measured] = field(default_factory=dict)
+    simulated: dict[tuple[Slot, str], Measured] = field(default_factory=dict)
 
     def point(self, subject: Subject, variant: Variant, attack: Attack, metric: str = "") -> Point | None:
         """A point; by default the share of correct images (accuracy, or robust accuracy under an attack)."""
-        metric = metric or ("accuracy" if attack.is_none else "robust_accuracy")
-        return self.points.get(((subject, variant, attack), metric))
+        return self.points.get(((subject, variant, attack), metric or share_metric(attack)))
+
+    def behind(
+        self, subject: Subject, variant: Variant, attack: Attack, defence: Defence, threat: str
+    ) -> Point | None:
+        """The share of correct images behind a defence; the clean pass has no threat model."""
+        threat = "" if attack.is_none else threat
+        found = self.defended.get(pairs.Slot(subject, variant, attack, defence, threat), {})
+        return found.get(share_metric(attack))
 
     def rate_bpp(self, variant: Variant) -> float | None:
         """Mean bits per pixel of a variant over the split's images; None when not known."""
@@ -120,43 +139,120 @@ class Section:
         return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
 
-def sections(rows: Iterable[MetricRow], data: Mapping[str, DataFolder]) -> list[Section]:
+def sections(
+    rows: Iterable[MetricRow], evidence: Sequence[Evidence], data: Mapping[str, DataFolder]
+) -> list[Section]:
     """Arrange MetricRows by dataset and split.
 
-    Raises `DataError` when two different versions of a dataset meet under one name and `data` does not tell which
-    one is meant.
+    Args:
+        rows: of all conditions.
+        evidence: of `limla.analysis.pairs.collect`, about the same conditions.
+        data: dataset name → shard folders.
+
+    Raises `DataError` when simulated results of two versions of a dataset meet.
     """
-    by_condition: dict[Condition, dict[str, MetricRow]] = defaultdict(dict)
+    measured: dict[Condition, dict[str, MetricRow]] = defaultdict(dict)
     for row in rows:
-        by_condition[row.condition][row.metric] = row
-    by_section: dict[tuple[str, str], list[Condition]] = defaultdict(list)
-    for condition in by_condition:
-        if condition.defence_codec or condition.simulation:
-            continue  # shown by tables of their own
-        by_section[condition.dataset, condition.split].append(condition)
+        measured[row.condition][row.metric] = row
+    conditions: dict[tuple[str, str], list[Condition]] = defaultdict(list)
+    for condition in measured:
+        conditions[condition.dataset, condition.split].append(condition)
+    aligned = {(item.dataset, item.split): item for item in evidence}
     return [
-        _section(dataset, split, conditions, by_condition, data.get(dataset))
-        for (dataset, split), conditions in sorted(by_section.items())
+        _section(name, found, measured, aligned.get(name), data.get(name[0]))
+        for name, found in sorted(conditions.items())
     ]
 
 
+def share_metric(attack: Attack) -> str:
+    """The name of the share of correct images: accuracy, or robust accuracy under an attack."""
+    return "accuracy" if attack.is_none else "robust_accuracy"
+
+
 def _section(
-    dataset: str,
-    split: str,
-    conditions: list[Condition],
+    name: tuple[str, str],
+    conditions: Sequence[Condition],
     rows: Mapping[Condition, dict[str, MetricRow]],
+    evidence: Evidence | None,
     data: DataFolder | None,
 ) -> Section:
+    notes = list(evidence.notes) if evidence else []
+    cells: dict[Slot, list[Condition]] = {}
+    defended: dict[pairs.Slot, Measured] = {}
+    for slot, runs in evidence.runs.items() if evidence else ():
+        if slot.defence is None:
+            cells[slot.subject, slot.variant, slot.attack] = list(runs.conditions)
+        else:
+            defended[slot] = _points(runs.conditions, rows)
+    used = [*cells, *((slot.subject, slot.variant, slot.attack) for slot in defended)]
+    real = _of_versions([cell for cell in conditions if not cell.simulation], evidence)
+    num_left = len(real) - sum(len(runs.conditions) for runs in evidence.runs.values()) if evidence else 0
+    notes += _notes_on_runs(cells, num_left)
+    simulated = _of_these_originals([cell for cell in conditions if cell.simulation], name[1], data, notes)
+    return Section(
+        dataset=name[0],
+        split=name[1],
+        subjects=sorted({subject for subject, _, _ in used}, key=subject_order),
+        variants=sorted({variant for _, variant, _ in used}, key=quality_order),
+        attacks=sorted({attack for _, _, attack in used}, key=attack_order),
+        conditions=[*real, *simulated],
+        cells=cells,
+        points={
+            (slot, metric): point
+            for slot, found in cells.items()
+            for metric, point in _points(found, rows).items()
+        },
+        data=data,
+        notes=notes,
+        evidence=evidence,
+        defended=defended,
+        simulated=_simulated(simulated, rows),
+    )
+
+
+def _of_versions(conditions: Sequence[Condition], evidence: Evidence | None) -> list[Condition]:
+    """The conditions about the versions of the variants that the evidence keeps."""
+    if evidence is None:
+        return []
+    known = {cell.data_id for runs in evidence.runs.values() for cell in runs.conditions}
+    return [cell for cell in conditions if cell.data_id in known]
+
+
+def _simulated(
+    conditions: Sequence[Condition], rows: Mapping[Condition, dict[str, MetricRow]]
+) -> dict[tuple[Slot, str], Measured]:
+    subject_of, attack_of = subjects_of(conditions), attacks_of(conditions)
+    cells: dict[tuple[Slot, str], list[Condition]] = defaultdict(list)
+    for cell in conditions:
+        slot = (subject_of[cell], (cell.test_codec, cell.test_quality), attack_of[cell])
+        behind = f", behind {cell.defence_codec} q{cell.defence_quality}" if cell.defence_codec else ""
+        cells[slot, cell.simulation + behind].append(cell)
+    return {key: _points(one_per_run(found), rows) for key, found in cells.items()}
+
+
+def _of_these_originals(
+    conditions: Sequence[Condition], split: str, data: DataFolder | None, notes: list[str]
+) -> list[Condition]:
+    """The simulated conditions made from the originals at hand; raises `DataError` where two versions meet."""
+    ids = {cell.data_id for cell in conditions}
+    manifest = data.manifests.get(("source", None)) if data else None
+    current = manifest.data_id(split) if manifest else ""
+    if current in ids:
+        kept = [cell for cell in conditions if cell.data_id == current]
+        if len(kept) < len(conditions):
+            left = _count(len(conditions) - len(kept), "simulated cell", "simulated cells")
+            notes.append(f"{left} of an earlier version of the data left out.")
+        return kept
+    if len(ids) > 1:
+        raise DataError(
+            f"the simulated results hold {len(ids)} different versions of dataset '{conditions[0].dataset}', "
+            f"{split}: give --data-dir of the one to report, or evaluate into a new folder"
+        )
+    return list(conditions)
+
+
+def _notes_on_runs(cells: Mapping[Slot, list[Condition]], num_left: int) -> list[str]:
     notes: list[str] = []
-    conditions = of_one_version(conditions, split, data, notes)
-    subject_of = subjects_of(conditions)
-    attack_of = attacks_of(conditions)
-    slots: dict[Slot, list[Condition]] = defaultdict(list)
-    for condition in conditions:
-        variant = (condition.test_codec, condition.test_quality)
-        slots[subject_of[condition], variant, attack_of[condition]].append(condition)
-    cells = {slot: one_per_run(found) for slot, found in slots.items()}
-    num_left = sum(len(found) - len(cells[slot]) for slot, found in slots.items())
     if num_left:
         notes.append(
             f"{_count(num_left, 'cell differs', 'cells differ')} from another only in batch size or precision. "
@@ -164,23 +260,13 @@ def _section(
         )
     if len({len(found) for slot, found in cells.items() if len(slot[0].checkpoints) > 1}) > 1:
         notes.append("Not every seed was evaluated under every condition; n seeds is given with each mean.")
-    metrics = {(slot, name) for slot, found in cells.items() for cell in found for name in rows[cell]}
-    points = {
-        (slot, name): _point([rows[cell][name] for cell in cells[slot] if name in rows[cell]])
-        for slot, name in metrics
-    }
-    return Section(
-        dataset=dataset,
-        split=split,
-        subjects=sorted(set(subject_of.values()), key=subject_order),
-        variants=sorted({slot[1] for slot in cells}, key=quality_order),
-        attacks=sorted(set(attack_of.values()), key=attack_order),
-        conditions=conditions,
-        cells=cells,
-        points=points,
-        data=data,
-        notes=notes,
-    )
+    return notes
+
+
+def _points(cells: Sequence[Condition], rows: Mapping[Condition, dict[str, MetricRow]]) -> dict[str, Point]:
+    """Every metric that one of the cells has, as a mean over those that have it."""
+    names = dict.fromkeys(name for cell in cells for name in rows[cell])
+    return {name: _point([rows[cell][name] for cell in cells if name in rows[cell]]) for name in names}
 
 
 def _count(number: int, one: str, many: str) -> str:

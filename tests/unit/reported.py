@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from limla.manifest import Manifest, variant_name
 from limla.results import Condition, EncodingRow, PredictionRow, encoding_table, write_predictions, write_table
@@ -59,7 +62,8 @@ class Reader(HTMLParser):
         assert self.stack.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if not {"script", "style"} & set(self.stack):
+            self.text.append(data)
 
 
 def read_page(path: Path) -> Reader:
@@ -69,6 +73,19 @@ def read_page(path: Path) -> Reader:
     reader.close()
     assert reader.stack == []
     return reader
+
+
+def without_plotly(path: Path) -> str:
+    """The page's HTML without the scripts that run; the data of plots stays."""
+    return re.sub(r"<script>.*?</script>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def plots_of(path: Path) -> dict[str, Any]:
+    """What each plot is given, by the id of its element."""
+    blocks = re.findall(
+        r'<script type="application/json" id="([^"]*)-data">(.*?)</script>', path.read_text(encoding="utf-8")
+    )
+    return {name: json.loads(text) for name, text in blocks}
 
 
 def text_of(path: Path) -> str:
