@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from limla.analysis.attacked import clean_slot, crop_side, failed, share
 from limla.analysis.encodings import Variant
-from limla.analysis.masking_rules import RULES, STATIC, Cells, Comparison, Place, places
+from limla.analysis.masking_rules import RULES, STATIC, Cells, Contest, Place, places
 from limla.analysis.pairs import Evidence, common_runs
 from limla.analysis.subjects import Attack
 from limla.statistics import Interval, paired_difference
@@ -160,7 +160,7 @@ def _check(name: str, place: Place, verdict: Verdict, sentence: str, **numbers: 
     )
 
 
-def _judged(name: str, place: Place, pair: Comparison) -> MaskingCheck | None:
+def _judged(name: str, place: Place, pair: Contest) -> MaskingCheck | None:
     """The paired comparison; None where the two have no checkpoint in common."""
     common = common_runs(pair.weaker[1], pair.stronger[1])
     if common is None:

@@ -111,7 +111,7 @@ class Cells:
         return next((eps_text(attack.eps) for attack in self.runs if attack.norm == "linf"), "8/255")
 
 
-class Comparison(NamedTuple):
+class Contest(NamedTuple):
     """Two attacks by what is expected of them, and what a breach means.
 
     Attributes:
@@ -129,14 +129,14 @@ class Comparison(NamedTuple):
 class Rule(NamedTuple):
     """What a check compares in a place, and what to run where there is nothing to compare."""
 
-    compare: Callable[[Cells], Iterator[Comparison]]
+    compare: Callable[[Cells], Iterator[Contest]]
     remedy: Callable[[Cells], str]
 
 
 def _compared(
     cells: Cells, stronger: Attack, weaker: Attack, remark: str, tolerance: float | None = None
-) -> Comparison:
-    return Comparison(
+) -> Contest:
+    return Contest(
         (stronger.label, cells.runs[stronger]), (weaker.label, cells.runs[weaker]), remark, tolerance
     )
 
@@ -166,7 +166,7 @@ def _reach(attack: Attack) -> float:
     return _steps(attack) * alpha if isinstance(alpha, int | float) and alpha > 0 else math.inf
 
 
-def _iterative(cells: Cells) -> Iterator[Comparison]:
+def _iterative(cells: Cells) -> Iterator[Contest]:
     white = cells.of_kind("white-box")
     single = [attack for attack in white if _is_single_step(attack)]
     for weaker in single:
@@ -179,7 +179,7 @@ def _iterative(cells: Cells) -> Iterator[Comparison]:
             yield _compared(cells, stronger, weaker, remark)
 
 
-def _growing(cells: Cells) -> Iterator[Comparison]:
+def _growing(cells: Cells) -> Iterator[Contest]:
     def family(attack: Attack) -> object:
         return attack.attack, attack.norm, _steps(attack)
 
@@ -188,7 +188,7 @@ def _growing(cells: Cells) -> Iterator[Comparison]:
             yield _compared(cells, larger, smaller, "the attack is weaker at the larger eps")
 
 
-def _black_box(cells: Cells) -> Iterator[Comparison]:
+def _black_box(cells: Cells) -> Iterator[Contest]:
     for weaker in cells.of_kind("black-box"):
         rivals = cells.rivals(weaker, cells.of_kind("white-box"))
         if rivals:
@@ -196,7 +196,7 @@ def _black_box(cells: Cells) -> Iterator[Comparison]:
             yield _compared(cells, cells.strongest(rivals), weaker, remark)
 
 
-def _noise(cells: Cells) -> Iterator[Comparison]:
+def _noise(cells: Cells) -> Iterator[Contest]:
     for weaker in (attack for attack in cells.runs if attack.attack in NOISES):
         rivals = cells.rivals(weaker, cells.of_kind("white-box", "black-box"))
         if rivals:
@@ -207,7 +207,7 @@ STEPS_TOLERANCE = 0.01
 """An attack has converged when more steps change its failures by no more than one point."""
 
 
-def _converged(cells: Cells) -> Iterator[Comparison]:
+def _converged(cells: Cells) -> Iterator[Contest]:
     def family(attack: Attack) -> object:
         return attack.attack, attack.norm, attack.eps
 
@@ -219,14 +219,14 @@ def _converged(cells: Cells) -> Iterator[Comparison]:
             yield _compared(cells, more, fewer, remark, STEPS_TOLERANCE)
 
 
-def _adaptive(cells: Cells) -> Iterator[Comparison]:
+def _adaptive(cells: Cells) -> Iterator[Contest]:
     place = cells.place
     if place.threat == STATIC:
         return
     for attack in cells.of_kind("white-box", "black-box"):
         static = place.evidence.runs.get(place.slot(attack, STATIC))
         if static is not None:
-            yield Comparison(
+            yield Contest(
                 (f"{attack.label} ({place.threat})", cells.runs[attack]),
                 (f"{attack.label} ({STATIC})", static),
                 "knowing of the defence makes the attack weaker",

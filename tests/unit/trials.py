@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from limla.analysis.pairs import Evidence, collect
+from limla.files import canonical_json
 from limla.results import PREDICTION_SCHEMA, Condition
 from tests.unit.reported import condition
 
@@ -21,7 +22,7 @@ Cell = tuple[Condition, pa.Table]
 
 def attacked(name: str, eps: float = 8 / 255, norm: str = "linf", **settings: Any) -> dict[str, Any]:
     """The fields of a condition that say which attack it is."""
-    return {"attack": name, "norm": norm, "eps": eps, "attack_settings": json.dumps(settings)}
+    return {"attack": name, "norm": norm, "eps": eps, "attack_settings": canonical_json(settings)}
 
 
 def defended(fields: dict[str, Any], quality: str, threat: str) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def defended(fields: dict[str, Any], quality: str, threat: str) -> dict[str, Any
     if "+" in quality:
         settings["seed"] = 0
     return fields | {
-        "attack_settings": json.dumps(settings),
+        "attack_settings": canonical_json(settings),
         "defence_codec": "jpeg",
         "defence_quality": quality,
         "threat": threat,
