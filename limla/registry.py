@@ -102,5 +102,8 @@ ATTACKS = Catalogue(
         "fgsm": "limla.attacks.fgsm:Fgsm",
         "mifgsm": "limla.attacks.mifgsm:MiFgsm",
         "pgd": "limla.attacks.pgd:Pgd",
+        "cw": "limla.attacks.cw:CarliniWagner",
+        "autoattack": "limla.attacks.autoattack:AutoAttack",
+        "square": "limla.attacks.square:Square",
     },
 )

@@ -6,14 +6,13 @@ is very sure of. The contract suite holds this loop to torchattacks' results.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from limla.attacks.base import Attack, check_count, check_positive, loss_gradient
-from limla.errors import SettingsError
+from limla.attacks.base import Attack, loss_gradient
+from limla.attacks.checks import check_count, check_not_negative, check_positive
 
 
 class MiFgsm(Attack):
@@ -36,9 +35,7 @@ class MiFgsm(Attack):
         self.steps = check_count(self.name, "steps", steps)
         what = "the length of a step on the [0, 1] scale (for example 2/255)"
         self.alpha = check_positive(self.name, "alpha", alpha, 1, what)
-        if not (math.isfinite(decay) and decay >= 0):
-            raise SettingsError(f"decay {decay:g} of attack 'mifgsm' is out of range: choose 0 or more")
-        self.decay = float(decay)
+        self.decay = check_not_negative(self.name, "decay", decay)
         self.num_gradients = self.steps
 
     def settings(self) -> dict[str, Any]:

@@ -11,17 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from limla.attacks.base import (
-    TARGETS,
-    Attack,
-    check_choice,
-    check_count,
-    check_positive,
-    lengths,
-    loss_gradient,
-    per_image,
-    project,
-)
+from limla.attacks.base import TARGETS, Attack, lengths, loss_gradient, per_image, project
+from limla.attacks.checks import check_choice, check_count, check_positive
 
 
 class Pgd(Attack):

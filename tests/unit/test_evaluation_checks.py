@@ -216,7 +216,7 @@ def test_a_model_with_more_outputs_than_classes(own: UserModel, data_dir: Path, 
     [
         ((), "no model to evaluate"),
         (("--checkpoint", "CHECKPOINT", "--attack", "none", "--eps", "8/255"), "no chosen attack takes it"),
-        (("--checkpoint", "CHECKPOINT", "--attack", "fgsm", "--steps", "5"), "attacks that do: pgd"),
+        (("--checkpoint", "CHECKPOINT", "--attack", "fgsm", "--steps", "5"), "attacks that do: mifgsm, pgd"),
         (("--checkpoint", "CHECKPOINT", "--attack", "fgsm", "--eps", "eight"), "'eight' is not a number"),
         (("--checkpoint", "CHECKPOINT", "--quality", "0"), "out of range"),
         (("--checkpoint", "CHECKPOINT", "--mean", "0,0,0"), "add --model and --weights"),
