@@ -236,9 +236,11 @@ def build_attack(name: str, parameters: Mapping[str, Parameter] | None = None) -
         takes = f"it takes {', '.join(known)}" if known else "it takes no parameters"
         raise SettingsError(f"attack '{name}' takes no {' and no '.join(foreign)}; {takes}")
     if "eps" in known and "eps" not in given and attack_needs_eps(name):
-        measured = NORMS[attack_norm(name, given)]
-        example = "8/255" if attack_norm(name, given) == "linf" else "0.5"
-        raise SettingsError(f"attack '{name}' needs eps, {measured} on the [0, 1] scale, for example {example}")
+        norm = attack_norm(name, given)
+        example = "8/255" if norm == "linf" else "eps=0.5 among its own parameters"
+        raise SettingsError(
+            f"attack '{name}' needs eps, {NORMS[norm]} on the [0, 1] scale in norm {norm}, for example {example}"
+        )
     plug = ATTACKS.load(name)
     return plug(**{key: _typed(name, key, value, plug) for key, value in given.items()})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from limla.attacks.base import Attack, attack_parameters, build_attack
+from limla.attacks.base import Attack, attack_norm, build_attack
 from limla.defences import CodecDefence
-from limla.evaluation.settings import EvaluateSettings
+from limla.evaluation.settings import EvaluateSettings, shared_parameters
 from limla.plans import NO_ATTACK, AttackPlan
 
 _GRADIENTS_PER_PASS = 20_000
@@ -38,20 +38,22 @@ class CellPlan:
 def build_attacks(settings: EvaluateSettings) -> tuple[Attack, ...]:
     """The attacks of the grid, "none" first, one for each eps; each gets the parameters that it takes.
 
-    Raises `SettingsError` for a parameter that an attack does not take or that is out of range.
+    Raises `SettingsError` for a parameter that an attack does not take or that is out of range, and for an attack in
+    another norm than "linf" without an eps of its own.
     """
     plans: list[AttackPlan] = []
     for item in (NO_ATTACK, *settings.attacks):
         plan = AttackPlan(item) if isinstance(item, str) else item
-        takes = attack_parameters(plan.name)
-        shared = {"steps": settings.steps, "alpha": settings.alpha}
+        takes = shared_parameters(plan.name)
+        per_value = attack_norm(plan.name, dict(plan.parameters)) == "linf"
+        shared = {"steps": settings.steps, "alpha": settings.alpha if per_value else None}
         plan = plan.with_defaults(
             {name: value for name, value in shared.items() if value is not None and name in takes}
         )
-        if "eps" not in takes or "eps" in dict(plan.parameters):
+        if "eps" not in takes or "eps" in dict(plan.parameters) or not per_value:
+            # without any eps, building it says what is missing
             plans.append(plan)
         else:
-            # without any eps, building it says what is missing
             plans += [plan.with_defaults({"eps": eps}) for eps in settings.eps] or [plan]
     return tuple(build_attack(plan.name, dict(plan.parameters)) for plan in dict.fromkeys(plans))
 

@@ -55,8 +55,8 @@ class EvaluateSettings:
             makes all qualities of the originals' shards, in one pass.
         attacks: names of the catalogue, or plans with parameters of their own. "none" is always evaluated too: the
             attack success rate is measured against it.
-        eps: radii on the [0, 1] scale, one cell each, for the attacks that take one and do not give their own.
-        steps, alpha: likewise; None means the attack's default.
+        eps: radii on the [0, 1] scale, one cell each, for the attacks in "linf" that do not give their own.
+        steps, alpha: likewise, see `shared_parameters`; None means the attack's default.
         defences: codecs between attack and model, each with the threat models under which it is attacked; the
             model without any defence is always evaluated too.
         split: "train", "val" or "test".
@@ -133,14 +133,26 @@ def attack_name(attack: str | AttackPlan) -> str:
     return attack if isinstance(attack, str) else attack.name
 
 
+def shared_parameters(name: str) -> tuple[str, ...]:
+    """Those of eps, steps and alpha that an attack takes from the grid where it does not give its own.
+
+    Steps go with alpha: those of other attacks (of Adam in "cw", of APGD in "autoattack") are another matter. Eps and
+    alpha are changes of single values, for attacks in "linf" alone.
+    """
+    takes = attack_parameters(name)
+    return tuple(
+        each for each in ("eps", "steps", "alpha") if each in takes and (each == "eps" or "alpha" in takes)
+    )
+
+
 def check_parameters_used(
     attacks: tuple[str, ...], eps: object = None, steps: object = None, alpha: object = None
 ) -> None:
     """Raise `SettingsError` for a parameter given (not None) that none of the named attacks takes."""
-    taken = {parameter for name in attacks for parameter in attack_parameters(name)}
+    taken = {parameter for name in attacks for parameter in shared_parameters(name)}
     for parameter, value in (("eps", eps), ("steps", steps), ("alpha", alpha)):
         if value is not None and parameter not in taken:
-            takers = [name for name in ATTACKS.names() if parameter in attack_parameters(name)]
+            takers = [name for name in ATTACKS.names() if parameter in shared_parameters(name)]
             raise SettingsError(
                 f"{parameter} is given, but no chosen attack takes it ({', '.join(attacks)}); "
                 f"attacks that do: {', '.join(takers)}"
@@ -220,7 +232,10 @@ def caution(attack: Attack) -> str:
     steps, alpha = parameters.get("steps"), parameters.get("alpha")
     if steps is None or alpha is None or not math.isfinite(attack.eps) or steps * alpha >= attack.eps:
         return ""
+    of_step, of_ball = (
+        (f"{value * 255:.3g}/255" if attack.norm == "linf" else f"{value:.3g}") for value in (alpha, attack.eps)
+    )
     return (
-        f"warning: attack '{attack.name}': {steps} steps of {alpha * 255:.3g}/255 cannot cross a ball of radius "
-        f"{attack.eps * 255:.3g}/255, so it is weaker than it looks; raise --steps or --alpha"
+        f"warning: attack '{attack.name}': {steps} steps of {of_step} cannot cross a ball of radius {of_ball} "
+        f"({attack.norm}), so it is weaker than it looks; raise steps or alpha"
     )
