@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "limla.cli.verify:verify",
     "train": "limla.cli.train:train",
     "evaluate": "limla.cli.evaluate:evaluate",
+    "simulation": "limla.cli.simulation:simulation",
     "predict": "limla.cli.predict:predict",
     "report": "limla.cli.report:report",
     "advise": "limla.cli.advise:advise",
