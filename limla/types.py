@@ -63,3 +63,40 @@ class Preprocessing:
     def describe(self) -> str:
         """Canonical text for records: "shorter256-crop224" or "none"."""
         return "none" if self.resize == "none" else f"shorter{self.resize_shorter}-crop{self.image_size}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the bytes of an image become pixels, where other pipelines choose otherwise than limla does.
+
+    Attributes:
+        decoding: of JPEGs: "accurate" (accurate DCT, smooth chroma upsampling) or "fast" (libjpeg-turbo's fast DCT,
+            chroma repeated).
+        antialias: False resizes from the two nearest pixels of each axis however much an image shrinks, as OpenCV's
+            INTER_LINEAR and TensorFlow's bilinear do; nothing to choose where images keep their size.
+    """
+
+    decoding: Literal["accurate", "fast"] = "accurate"
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.decoding not in ("accurate", "fast"):
+            raise SettingsError(f"decoding '{self.decoding}' is unknown: choose accurate or fast")
+
+    def decoder_text(self, decoder: str) -> str:
+        """A loader's decoder as conditions record it: "cpu", "cpu-fast"."""
+        return decoder if self.decoding == "accurate" else decoder + _FAST
+
+    def preprocessing_text(self, preprocessing: Preprocessing) -> str:
+        """`Preprocessing.describe` as conditions record it: "shorter256-crop224", "shorter256-crop224-aliased"."""
+        text = preprocessing.describe()
+        return text if self.antialias or preprocessing.resize == "none" else text + _ALIASED
+
+
+_FAST, _ALIASED = "-fast", "-aliased"
+
+
+def split_reading(decoder: str, preprocessing: str) -> tuple[str, str, Reading]:
+    """Decoder and preprocessing as limla usually reads, and how this was read, from the texts of a condition."""
+    reading = Reading("fast" if decoder.endswith(_FAST) else "accurate", not preprocessing.endswith(_ALIASED))
+    return decoder.removesuffix(_FAST), preprocessing.removesuffix(_ALIASED), reading

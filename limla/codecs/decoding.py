@@ -35,17 +35,18 @@ DAMAGE = (
 """What Pillow's readers raise for damage: it differs by format and by the byte that is hit; found by fuzzing."""
 
 
-def decode_image(data: bytes | memoryview, extension: str) -> Image:
+def decode_image(data: bytes | memoryview, extension: str, fast: bool = False) -> Image:
     """Decode an image member of a shard to (H, W, 3) uint8 sRGB.
 
     "jpg" goes through libjpeg-turbo as `JpegCodec.decode` does; "png", "bmp", "tif" and "webp" go through
     Pillow; any other extension through the codec of the catalogue
     that writes it. Packing has made the pixels upright sRGB already: nothing is rotated here, gray is repeated.
+    `fast` is for "jpg" alone, see `decode_jpeg`.
 
     Raises `DataError` for damaged data or an unknown extension. Thread-safe; both decoders release the GIL.
     """
     if extension == "jpg":
-        return decode_jpeg(data)
+        return decode_jpeg(data, fast)
     if extension not in _FORMATS:
         return _codec_of(extension).decode(data)
     try:

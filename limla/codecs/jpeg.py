@@ -22,14 +22,14 @@ _FRAME = b"\xff\xc0\x00\x11\x08"
 """SOF0 of three components of 8 bits; height and width follow. No table can hold it: they have no zeros."""
 
 
-def decode_jpeg(data: bytes | memoryview) -> Image:
+def decode_jpeg(data: bytes | memoryview, fast: bool = False) -> Image:
     """Decode to (H, W, 3) uint8 RGB: accurate DCT, smooth ("fancy") chroma upsampling; gray is repeated.
 
     Bit for bit what Pillow and DALI on the CPU give. EXIF orientation is not applied (packing did that).
-    Raises `DataError` for damaged or truncated data.
+    `fast`: libjpeg-turbo's fast DCT, chroma repeated. Raises `DataError` for damaged or truncated data.
     """
     try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False, strict=True)
+        return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=fast, fastupsample=fast, strict=True)
     except ValueError as error:
         raise DataError(f"not a decodable JPEG: {error}") from error
 

@@ -15,7 +15,7 @@ from limla.manifest import SOURCE, SPLITS, Manifest, list_variants, read_manifes
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, AttackPlan, DefencePlan
 from limla.registry import ATTACKS, CODECS, LOADERS
-from limla.types import Preprocessing
+from limla.types import Preprocessing, Reading
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -61,6 +61,7 @@ class EvaluateSettings:
             model without any defence is always evaluated too.
         split: "train", "val" or "test".
         loader: a loader's name or "auto"; a simulation brings its own.
+        reading: how pixels are made of bytes, where it is not as limla usually does: see `limla.breakdown`.
         batch_size: images per batch; part of the condition, since a random start is drawn per batch.
         seed: of the attacks' randomness; each batch's seed follows from it and the batch's number.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", …
@@ -84,6 +85,7 @@ class EvaluateSettings:
     defences: tuple[DefencePlan, ...] = ()
     split: str = "test"
     loader: str = "auto"
+    reading: Reading = field(default_factory=Reading)
     batch_size: int = 32
     seed: int = 0
     device: str = "auto"

@@ -167,6 +167,7 @@ def _evaluate_inputs(
         device=model.device,
         # local shards are checked below, and only if there is work
         verify_contents=settings.verify and is_remote(folder),
+        reading=settings.reading,
     )
     with closing(inputs.open(settings, loader_settings)) as streams:
         plans = of_each_stream(plans, len(streams.origins))
@@ -303,7 +304,11 @@ def planned_conditions(settings: EvaluateSettings, checkpoint: Path) -> list[Con
     info, _, _ = read_checkpoint(checkpoint)
     device = str(choose_device(settings.device))
     loader_settings = LoaderSettings(
-        info.preprocessing, settings.batch_size, device=device, verify_contents=False
+        info.preprocessing,
+        settings.batch_size,
+        device=device,
+        verify_contents=False,
+        reading=settings.reading,
     )
     found: list[Condition] = []
     plans = plan_cells(settings)
@@ -347,7 +352,7 @@ def _condition(
         test_codec=origin.test_codec,
         test_quality=origin.test_quality,
         simulation=origin.simulation,
-        preprocessing=info.preprocessing.describe(),
+        preprocessing=settings.reading.preprocessing_text(info.preprocessing),
         attack=attack.name,
         norm=attack.norm,
         eps=attack.eps,

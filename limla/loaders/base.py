@@ -9,7 +9,7 @@ from typing import Protocol
 from limla.errors import SettingsError
 from limla.paths import AnyPath
 from limla.registry import CODECS, LOADERS
-from limla.types import Batch, Preprocessing
+from limla.types import Batch, Preprocessing, Reading
 
 AUTO = "auto"
 
@@ -55,6 +55,7 @@ class LoaderSettings:
         device: torch device of the batches ("cpu", "cuda:0").
         verify_contents: check the shards' SHA-256 (else only presence and size): of local ones before the first
             batch, of those in an object store as they are fetched.
+        reading: how pixels are made of bytes; the `cpu` loader alone can read otherwise than usual, in evaluation.
     """
 
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
@@ -68,6 +69,7 @@ class LoaderSettings:
     num_threads: int | None = None
     device: str = "cpu"
     verify_contents: bool = True
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -78,6 +80,8 @@ class LoaderSettings:
             raise SettingsError(f"rank {self.rank} of {self.world_size}: choose 0 to {self.world_size - 1}")
         if self.augment and not self.training:
             raise SettingsError("augmentation is for training only: evaluation must see each image as it is")
+        if self.training and self.reading != Reading():
+            raise SettingsError("another decoder or resize is for evaluation only")
 
 
 class Loader(Protocol):
@@ -125,8 +129,11 @@ def open_loader(name: str, folders: Sequence[AnyPath], split: str, settings: Loa
     or not variants of one dataset (see `limla.loaders.source.open_source`). An image that cannot be decoded
     raises a `DataError` naming shard and key when its batch is made.
     """
+    is_usual = settings.reading == Reading()
     if name == AUTO:
-        name = "dali" if settings.device.startswith("cuda") else "cpu"
+        name = "dali" if settings.device.startswith("cuda") and is_usual else "cpu"
+    if name != "cpu" and not is_usual:
+        raise SettingsError(f"loader '{name}' has no other decoder or resize than its own: choose cpu")
     plug = LOADERS.load(name)
     from limla.loaders.source import open_source
 

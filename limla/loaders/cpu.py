@@ -20,11 +20,12 @@ class CpuLoader(ThreadedStreams):
     def __init__(self, source: ShardSource, settings: LoaderSettings) -> None:
         super().__init__(source, settings)
         self._reencoder = reencoder_of(settings)
+        self.decoder = settings.reading.decoder_text(self.decoder)
 
     def __iter__(self) -> Iterator[Batch]:
         # a generator of its own would hold each batch until the next one is made
         return map(operator.itemgetter(0), self.batches())
 
     def _decoded(self, record: Record, epoch: int) -> Iterator[Image]:
-        image = decode_record(record)
+        image = decode_record(record, fast=self._settings.reading.decoding == "fast")
         yield image if self._reencoder is None else self._reencoder.image(image, record.key, epoch)

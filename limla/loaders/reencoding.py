@@ -81,9 +81,9 @@ def reencoder_of(settings: LoaderSettings) -> Reencoder | None:
     return None if asked is None else Reencoder(asked, settings.seed, settings.training)
 
 
-def decode_record(record: Record) -> Image:
+def decode_record(record: Record, fast: bool = False) -> Image:
     """A sample's image as it is in the shard, (H, W, 3) uint8; raises `DataError` naming shard and key."""
     try:
-        return decode_image(record.image, record.extension)
+        return decode_image(record.image, record.extension, fast)
     except DataError as error:
         raise DataError(f"{record.tar_path}: sample '{record.key}': {error}") from error

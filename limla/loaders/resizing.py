@@ -118,13 +118,14 @@ def _blend(
         planes[blue + x] = np.float32(np.int32(b >> _BITS)) / np.float32(255)
 
 
-@kernel("int64", "int64", "int64", "int64", "int64", "int64", "float64*", "uint32*", "int64*", "uint32*")
+@kernel(*["int64"] * 7, "float64*", "uint32*", "int64*", "uint32*")
 def _make_filter(
     length: int,
     new_length: int,
     first: int,
     count: int,
     mirror: int,
+    antialias: int,
     most: int,
     raw: Any,
     wide: Any,
@@ -133,7 +134,7 @@ def _make_filter(
 ) -> None:
     """See `_filter`; `raw` (most,) and `wide` (count · most,) are working memory."""
     scale = length / new_length
-    support = max(scale, 1.0)
+    support = max(scale, 1.0) if antialias == 1 else 1.0
     taps = 1
     for number in range(count):
         centre = (first + number + 0.5) * scale
@@ -230,27 +231,30 @@ class _Filter(NamedTuple):
 
 
 @functools.lru_cache(maxsize=_FILTERS_KEPT)
-def _filter(length: int, new_length: int, first: int, count: int, mirror: bool) -> _Filter:
+def _filter(
+    length: int, new_length: int, first: int, count: int, mirror: bool, antialias: bool = True
+) -> _Filter:
     """The filter of outputs `first` to `first + count` of a resize; `mirror` turns their order round."""
     most = min(2 * math.ceil(max(length / new_length, 1.0)) + 1, length)
     raw, wide = np.empty(most, np.float64), np.empty(count * most, np.uint32)
     starts, weights = np.empty(1 + count, np.int64), np.empty(count * most, np.uint32)
     arrays = (raw, wide, starts, weights)
-    numbers = (length, new_length, first, count, int(mirror), most)
+    numbers = (length, new_length, first, count, int(mirror), int(antialias), most)
     _make_filter(*numbers, *(array.ctypes.data for array in arrays))
     return _Filter((starts, weights), int(starts[0]), starts.ctypes.data, weights.ctypes.data)
 
 
-def center_planes(image: Image, preprocessing: Preprocessing, planes: Planes) -> None:
+def center_planes(image: Image, preprocessing: Preprocessing, planes: Planes, antialias: bool = True) -> None:
     """Resize the shorter side of an (H, W, 3) uint8 image; write the centre crop into (3, S, S) float32 planes.
 
-    The values are those of `PIL.Image.resize(…, BILINEAR)`, rows first, over 255. Releases the GIL.
+    The values are those of `PIL.Image.resize(…, BILINEAR)`, rows first, over 255. Releases the GIL. Without
+    `antialias` the triangle is not widened: each output comes from the two nearest pixels of either axis.
     """
     height, width, _ = image.shape
     side = preprocessing.image_size
     new_height, new_width = resized_shape(height, width, preprocessing.resize_shorter)
-    rows = _filter(height, new_height, crop_start(new_height, side), side, False)
-    columns = _filter(width, new_width, crop_start(new_width, side), side, False)
+    rows = _filter(height, new_height, crop_start(new_height, side), side, False, antialias)
+    columns = _filter(width, new_width, crop_start(new_width, side), side, False, antialias)
     _write(image, 0, 0, width, rows, columns, planes)
 
 

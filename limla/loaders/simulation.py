@@ -11,7 +11,7 @@ from limla.loaders.base import LoaderSettings
 from limla.loaders.source import open_source
 from limla.paths import AnyPath
 from limla.registry import SIMULATIONS
-from limla.types import Batch
+from limla.types import Batch, Reading
 
 
 class Simulation(Protocol):
@@ -94,5 +94,9 @@ def open_simulation(
     check_simulation(name, codec, qualities)
     if settings.training or settings.reencoding is not None:
         raise SettingsError("simulated qualities are for evaluation: training draws them by reencoding")
+    if settings.reading != Reading():
+        raise SettingsError(
+            "simulated qualities are read as limla usually reads: use shards for another reading"
+        )
     source = open_source([folder], split, settings.verify_contents)
     return SIMULATIONS.load(name)(source, settings, codec, tuple(qualities))

@@ -163,7 +163,7 @@ class ThreadedStreams(ABC):
                 elif batches is None:
                     to_planes(image, planes)
                 else:
-                    center_planes(image, settings.preprocessing, planes)
+                    center_planes(image, settings.preprocessing, planes, settings.reading.antialias)
             done.append(_Sample(record.key, record.label, own))
         return done
 
