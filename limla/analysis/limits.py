@@ -311,7 +311,7 @@ def _about(number: int) -> str:
 
 def _price(row: Limit, at: QualityLoss) -> str:
     """ " (1.04 bits per pixel, 71% smaller than the originals)"; "" where it is not known."""
-    parts = [] if at.rate_bpp is None else [f"{at.rate_bpp:.3g} bits per pixel"]
+    parts = [] if at.rate_bpp is None else [f"{at.rate_bpp:.2f} bits per pixel"]
     if row.saved is not None:
         parts.append(f"{abs(row.saved):.0%} {'smaller' if row.saved >= 0 else 'larger'} than the originals")
     return f" ({', '.join(parts)})" if parts else ""
@@ -330,24 +330,21 @@ def _margin(margin: float) -> str:
 
 def _measured(row: Limit, at: QualityLoss) -> str:
     """ "0.2 points lost, 95% interval 0.4 gained to 0.8 lost"; "2.5 points lost, 95% interval 1.3 to 3.7"."""
-    result, margin = at.result, row.margin
-    text = "no change" if result.loss == 0 else f"{_points(result.loss, margin)} points {_way(result.loss)}"
+    result = at.result
+    values = (result.loss, result.low, result.high)
+    # one decimal, or as many as show on which side of the margin each lies
+    decimals = next((n for n in (1, 2, 3) if all(_keeps_side(value, row.margin, n) for value in values)), 4)
+    loss, low, high = (f"{abs(100 * value):.{decimals}f}" for value in values)
+    text = "no change" if result.loss == 0 else f"{loss} points {'lost' if result.loss > 0 else 'gained'}"
     if math.isnan(result.low) or math.isnan(result.high):
         return text
-    if result.low * result.high > 0:
-        interval = " to ".join(_points(end, margin) for end in sorted((result.low, result.high), key=abs))
+    if result.low * result.high <= 0:
+        interval = f"{low} gained to {high} lost"
     else:
-        interval = f"{_points(result.low, margin)} gained to {_points(result.high, margin)} lost"
+        interval = f"{low} to {high}" if result.low > 0 else f"{high} to {low}"
     return f"{text}, {result.comparison.confidence:.0%} interval {interval}"
 
 
-def _way(loss: float) -> str:
-    return "lost" if loss > 0 else "gained"
-
-
-def _points(loss: float, margin: float) -> str:
-    """A loss or gain in points with one decimal, or as many as show on which side of the margin it lies."""
-    decimals = 1
-    while decimals < 4 and (round(100 * loss, decimals) < 100 * margin) != (loss < margin):
-        decimals += 1
-    return f"{abs(100 * loss):.{decimals}f}"
+def _keeps_side(loss: float, margin: float, decimals: int) -> bool:
+    """Whether a loss, rounded in points, lies on its side of the margin."""
+    return (round(100 * loss, decimals) < 100 * margin) == (loss < margin)
