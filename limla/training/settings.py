@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from limla.errors import SettingsError
 from limla.manifest import SOURCE, variant_name
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, AttackPlan, Parameter
-from limla.registry import ATTACKS, CODECS, LOADERS
+from limla.registry import CODECS, LOADERS
 from limla.types import Preprocessing
 
 STANDARD = "standard"
@@ -32,8 +31,7 @@ class TrainSettings:
         random_qualities: at least two, or none: each time an original is trained on, it goes through the codec at
             one of these, drawn with equal probability (None: as it is); kept sorted. Without `qualities`.
         adversary: each training batch is attacked by this, against the model as it then is, before the model
-            learns from it (Madry et al., ICLR 2018). The attack runs in float32 and eval mode. Kept with the
-            attack's defaults for what it leaves out.
+            learns from it (Madry et al., ICLR 2018). The attack runs in float32 and eval mode.
         model: see `limla.models.base.canonical_name`.
         epochs: at most, at least 1.
         batch_size: images per step and process, at least 1.
@@ -106,7 +104,7 @@ class TrainSettings:
         if self.random_qualities:
             self._check_random_qualities()
         if self.adversary is not None:
-            object.__setattr__(self, "adversary", _checked_adversary(self.adversary))
+            _check_adversary(self.adversary)
 
     def _check_random_qualities(self) -> None:
         named = quality_text(self.random_qualities)
@@ -169,49 +167,41 @@ def quality_text(qualities: Sequence[int | None]) -> str:
     return ",".join([*parts, *([SOURCE] if None in qualities else [])])
 
 
-def _checked_adversary(plan: AttackPlan) -> AttackPlan:
-    """The plan with every parameter spelled out; raises `SettingsError` for one that is no attack to train against."""
+def _check_adversary(plan: AttackPlan) -> None:
+    """Raise `SettingsError` for one that is no attack to train against."""
     from limla.attacks.base import build_attack
 
     if plan.name == NO_ATTACK:
         raise SettingsError(
             "adversary 'none' attacks nothing: leave it out, or name an attack, e.g. pgd:eps=2/255"
         )
-    attack = build_attack(plan.name, dict(plan.parameters))
-    if attack.eps == 0:
+    if build_attack(plan.name, dict(plan.parameters)).eps == 0:
         raise SettingsError(
             f"adversary '{plan.name}' with eps 0 changes nothing: choose an eps above 0, e.g. 2/255"
         )
-    return plan.with_defaults(attack.parameters())
-
-
-def _defaults(name: str) -> dict[str, Parameter]:
-    parameters = inspect.signature(ATTACKS.load(name)).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
 
 
 def adversary_text(plan: AttackPlan) -> str:
-    """ "pgd linf eps=8/255 steps=7 alpha=2/255": further parameters only where they are not the attack's own, so that
-    one which an attack learns later changes no record."""
-    from limla.attacks.base import build_attack
+    """An attack with its norm and all that decides what it does: "pgd linf eps=8/255 steps=7 alpha=2/255"."""
+    from limla.attacks.base import attack_parameters, build_attack
 
-    given, defaults = dict(plan.parameters), _defaults(plan.name)
-    named = [name for name in _ALWAYS_NAMED if name in given]
-    named += [
-        name
-        for name, value in plan.parameters
-        if name not in (*_ALWAYS_NAMED, "norm") and value != defaults.get(name)
-    ]
-    norm = build_attack(plan.name, given).norm
-    return " ".join([plan.name, norm, *(f"{name}={_parameter_text(given[name])}" for name in named)])
+    attack = build_attack(plan.name, dict(plan.parameters))
+    settings = attack.settings()
+    first = [name for name in ("steps", "alpha") if name in settings]
+    rest = [name for name in attack_parameters(plan.name) if name in settings and name not in first]
+    values = {"eps": attack.eps, **{name: settings[name] for name in (*first, *rest)}}
+    named = [f"{name}={_parameter_text(value, attack.norm == 'linf')}" for name, value in values.items()]
+    return " ".join([attack.name, attack.norm, *named])
 
 
-def _parameter_text(value: Parameter) -> str:
-    """The shortest text that reads back as the value: "0.03", "8/255", "7"."""
-    if not isinstance(value, float) or float(f"{value:.6g}") == value:
-        return f"{value:g}" if isinstance(value, float) else str(value)
+def _parameter_text(value: Parameter, in_levels: bool) -> str:
+    """A short text that reads back as the value: "0.03", "7"; "8/255" where it is one of 255 levels."""
+    if not isinstance(value, float):
+        return str(value)
     levels = f"{value * 255:.6g}"
-    return f"{levels}/255" if float(levels) / 255 == value else repr(value)
+    if float(f"{value:.6g}") == value:
+        return f"{value:.6g}"
+    return f"{levels}/255" if in_levels and float(levels) / 255 == value else repr(value)
 
 
 @dataclass(frozen=True)
