@@ -102,12 +102,10 @@ def test_processes_that_use_other_speed_ups_are_refused(
     (source,) = model_sources(settings, "cpu", CLASSES)
     model = EvaluatedModel(source, "cpu", SILENT)
     loader_settings = LoaderSettings(PREPROCESSING, batch_size=5, device="cpu", world_size=2)
-    with (
-        closing(open_loader("cpu", [data_dir / "source"], "test", loader_settings)) as loader,
-        pytest.raises(SettingsError, match=f"speed-up '{name}' {seen}") as caught,
-    ):
+    with closing(open_loader("cpu", [data_dir / "source"], "test", loader_settings)) as loader:
         batches = ((batch,) for batch in loader)
-        run_pass(settings, model, batches, 3, [], frozenset(), Elsewhere(name, value), lambda number: None)
+        with pytest.raises(SettingsError, match=f"speed-up '{name}' {seen}") as caught:
+            run_pass(settings, model, batches, 3, [], frozenset(), Elsewhere(name, value), lambda number: None)
     assert "CPUs or GPUs of one kind" in str(caught.value)
 
 

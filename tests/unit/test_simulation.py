@@ -19,40 +19,23 @@ from limla.evaluation import stage as evaluation_stage
 from limla.evaluation.grid import of_each_stream, passes, plan_cells
 from limla.loaders.simulation_cpu import CpuSimulation
 from limla.manifest import read_manifest
-from limla.models.base import SOURCE_DATA_IDS
 from limla.plans import DefencePlan
-from limla.reencoding import ReencodeSettings, reencode
 from limla.results import Condition, prediction_path, read_predictions
-from limla.types import Batch, Preprocessing
+from limla.types import Batch
 from tests.listening import Listening
-from tests.toy import source_ids
-from tests.unit.animals import files_of, write_checkpoint
-from tests.variants import CLASS_NAMES, member, write_variant
+from tests.unit.animals import files_of
+from tests.unit.things import NUM_THINGS, data_dir, write_things_checkpoint
+from tests.variants import member, write_variant
+
+__all__ = ["data_dir"]  # a fixture
 
 QUALITIES = (None, 3, 40)
-NUM_TEST = 11
 Columns = dict[tuple[Any, ...], tuple[Condition, pa.Table]]
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of uneven sizes in two shards, re-encoded at 3 and 40. Read only."""
-    folder = tmp_path_factory.mktemp("shards") / "things"
-    samples = [member(number, 40 + 7 * (number % 5), 60 - 9 * (number % 4)) for number in range(NUM_TEST)]
-    write_variant(folder / "source", {"test": [samples[:6], samples[6:]]})
-    reencode(folder, ReencodeSettings(qualities=(3, 40), measure="none", workers=1))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(
-        tmp_path_factory.mktemp("model") / "best.pt",
-        class_names=CLASS_NAMES,
-        dataset="things",
-        preprocessing=Preprocessing(image_size=24),
-        extra={SOURCE_DATA_IDS: source_ids(data_dir)},
-    )
+    return write_things_checkpoint(tmp_path_factory.mktemp("model") / "best.pt", data_dir)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +124,7 @@ def test_a_second_run_does_nothing_and_a_lost_cell_alone_is_made_again(
     result = evaluate(settings, progress)
     assert [cell.condition for cell in result.cells if cell.computed] == [lost]
     assert selected == [(3,)], "one pass, which makes nothing but the quality that is needed"
-    assert (progress.done, progress.total) == (NUM_TEST, NUM_TEST)
+    assert (progress.done, progress.total) == (NUM_THINGS, NUM_THINGS)
     assert files_of(settings.results_dir) == before
 
 
