@@ -45,8 +45,8 @@ def test_the_lowest_quality_within_the_margin_with_its_rate_and_the_bytes_saved(
     text = sentence(found)
     assert text.startswith(
         "MobileNetV2 trained on the originals: store jpeg at quality 50 or better (1.00 bits per pixel, 75% smaller "
-        "than the originals): it loses less than 1 point of its 75.0% accuracy on the originals (no change, 95% interval "
-        "0.95 gained to 0.95 lost, on 400 test images); quality 10 loses more (10.0 points lost, 95% interval "
+        "than the originals): it loses less than 1 point of its 75.0% accuracy on the originals (no change, 95% "
+        "interval 0.95 gained to 0.95 lost, on 400 test images); quality 10 loses more (10.0 points lost, 95% interval "
     )
     assert text.endswith(").")
 
