@@ -121,9 +121,10 @@ class _TrainCommand(TorchrunCommand):
 )
 @click.option("--tensorboard", is_flag=True, help="Also write events to OUTPUT_DIR/tensorboard.")
 def train(**options: Any) -> None:
-    """Train a model on a dataset's originals, on one quality, or on a mix of qualities, random or not, attacked or not.
+    """Train a model on a dataset's originals, on one quality, on a mix of qualities, or on random ones.
 
     Writes best.pt (lowest val loss), last.pt, classes.json, info.json, history.csv and a line of results.csv.
+    With --adversary it is the loss of val images under the same attack that counts.
     The same command goes on where an interrupted one stopped. On several GPUs, or machines:
     torchrun --standalone --nproc-per-node 2 -m limla train …
     """
@@ -156,8 +157,14 @@ def train(**options: Any) -> None:
     for part in ("train", "val"):
         names = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro")
         click.echo(f"{part:>5}  " + "  ".join(f"{name} {metrics[f'{part}_{name}']:.4f}" for name in names))
+    if adversary is not None:
+        robust = "  ".join(f"{name} {metrics[f'val_robust_{name}']:.4f}" for name in ("loss", "accuracy"))
+        click.echo(f"  val  attacked: {robust}")
     click.echo(f"checkpoint: {result.best_checkpoint}")
+    # a model of random qualities is worth a look at all of them
+    tests = f"--quality {quality} " if random_quality is None else ""
+    attacks = "" if adversary is None else f"--attack none --attack {adversary} "
     click.echo(
         f"next: limla evaluate --checkpoint {result.best_checkpoint} --data-dir {settings.data_dir} "
-        f"--quality {quality} --output-dir {settings.output_dir / 'results'}"
+        f"{tests}{attacks}--output-dir {settings.output_dir / 'results'}"
     )

@@ -19,7 +19,7 @@ from limla.cli import limla
 from limla.errors import DataError, LimlaError, SettingsError
 from limla.manifest import read_manifest
 from limla.models.base import SOURCE_DATA_IDS
-from limla.models.checkpoint import load_checkpoint, read_checkpoint
+from limla.models.checkpoint import load_checkpoint
 from limla.tasks.classification import Classification
 from limla.training import TrainSettings, train
 from limla.training.folder import METRIC_NAMES, State, append_line
@@ -27,6 +27,7 @@ from limla.training.passes import Totals, check_lone_samples, without_lone_sampl
 from limla.types import Batch, Preprocessing
 from limla.world import World
 from tests.toy import CLASS_NAMES, make_toy
+from tests.unit.training_runs import StopError, asked, assert_equal_weights, stop_at, weights_of
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -38,32 +39,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_toy(data_dir)
     make_toy(data_dir, "jpeg-q5")
     return data_dir
-
-
-def asked(toy: Path, output_dir: Path, **changes: Any) -> TrainSettings:
-    """Settings of a run of seconds."""
-    settings: dict[str, Any] = {
-        "data_dir": toy,
-        "output_dir": output_dir,
-        "model": "compact",
-        "epochs": 3,
-        "batch_size": 12,
-        "preprocessing": Preprocessing(32, "none"),
-        "loader": "cpu",
-        "device": "cpu",
-        "num_threads": 1,
-    }
-    return TrainSettings(**{**settings, **changes})
-
-
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)[1]
-
-
-def assert_equal_weights(one: Path, two: Path) -> None:
-    first, second = weights_of(one), weights_of(two)
-    assert first.keys() == second.keys()
-    assert [key for key in first if not torch.equal(first[key], second[key])] == []
 
 
 def test_a_run_learns_and_leaves_its_files(toy: Path, tmp_path: Path) -> None:
@@ -127,26 +102,6 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(toy: Path, tmp_path: P
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-class _StopError(Exception):
-    pass
-
-
-def _stop_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> None:
-    """Make a function of the stage raise at its n-th call, as a kill there would end the process."""
-    from limla.training import stage
-
-    original, count = getattr(stage, name), 0
-
-    def stopping(*arguments: Any, **extra: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == call:
-            raise _StopError
-        return original(*arguments, **extra)
-
-    monkeypatch.setattr(stage, name, stopping)
-
-
 @pytest.mark.parametrize(
     ("name", "call"),
     [
@@ -162,8 +117,8 @@ def test_stopped_anywhere_it_goes_on_as_if_it_had_not(
 ) -> None:
     whole = train(asked(toy, tmp_path / "whole", epochs=4, augment=True))
     with monkeypatch.context() as patch:
-        _stop_at(patch, name, call)
-        with pytest.raises(_StopError):
+        stop_at(patch, name, call)
+        with pytest.raises(StopError):
             train(asked(toy, tmp_path / "cut", epochs=4, augment=True))
     result = train(asked(toy, tmp_path / "cut", epochs=4, augment=True))
     assert result.metrics == whole.metrics
