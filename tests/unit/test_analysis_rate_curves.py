@@ -31,7 +31,7 @@ NUM_IMAGES = 400
 
 
 def folder(path: AnyPath, **factors: float) -> dict[str, DataFolder]:
-    """A data folder whose codecs take `RATES` times a factor: a fifth more on half of the images, less on the others."""
+    """A data folder whose codecs take `RATES` times a factor, a fifth more on half of the images or less."""
     encodings: dict[Variant, pa.Table] = {("source", None): _encoding("source", None, 8.0)}
     for codec, factor in factors.items():
         encodings |= {
@@ -102,8 +102,8 @@ def test_a_model_that_is_a_tenth_better_everywhere(tmp_path: AnyPath) -> None:
     assert row.bd_accuracy_high is not None
     # at each quality another 40 of the 400 images make the difference; the four count about 1, 2, 2 and 1 sixths of the
     # integral, and 20 images count at the last two: standard error √((0.1 · 10/36 + 2 · 0.05 · 2/36 − 0.1²) / 400)
-    assert row.bd_accuracy_low == pytest.approx(0.1 - 1.96 * 0.0076, abs=0.004)
-    assert row.bd_accuracy_high == pytest.approx(0.1 + 1.96 * 0.0076, abs=0.004)
+    assert row.bd_accuracy_low == pytest.approx(0.1 - 1.96 * 0.0076, abs=0.006)
+    assert row.bd_accuracy_high == pytest.approx(0.1 + 1.96 * 0.0076, abs=0.006)
     assert row.bd_rate_percent is not None
     assert row.bd_rate_percent < -30
 
