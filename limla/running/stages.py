@@ -143,34 +143,41 @@ def placed(study: Study, stages: DatasetStages) -> tuple[TrainSettings, ...]:
 def evaluations(
     study: Study, stages: DatasetStages, checkpoints: tuple[Path, ...]
 ) -> tuple[EvaluateSettings, ...]:
-    """One evaluation for each codec; the originals belong to the first."""
+    """What is evaluated of each model: the variants with defences, then every variant without.
+
+    The cells without a defence belong to both where a variant stands in both; a cell that is there is not computed
+    again. Defended ones come first, since attackers who do not know of a defence share the attack on the bare model.
+    """
     from limla.evaluation import EvaluateSettings
 
     plan = study.evaluation
     found: list[EvaluateSettings] = []
-    wanted = study.test_variants()
-    for number, codec in enumerate(study.codecs):
-        qualities = tuple(
-            quality for name, quality in wanted if name == codec.codec or (quality is None and number == 0)
-        )
-        if qualities:
-            found.append(
-                EvaluateSettings(
-                    data_dir=stages.data_dir,
-                    checkpoints=checkpoints,
-                    codec=codec.codec,
-                    qualities=qualities,
-                    attacks=plan.attacks,
-                    eps=plan.eps,
-                    steps=plan.steps,
-                    alpha=plan.alpha,
-                    defences=plan.defences,
-                    results_dir=study.results_dir,
-                    split=plan.split,
-                    loader=study.loader,
-                    batch_size=plan.batch_size,
-                    seed=plan.seed,
-                    device=study.device,
-                )
+    for wanted, attacks, defences in (
+        (study.defended_variants(), plan.attacks, plan.defences),
+        (study.test_variants(), (*plan.attacks, *plan.undefended), ()),
+    ):
+        for number, codec in enumerate(study.codecs):
+            qualities = tuple(
+                quality for name, quality in wanted if name == codec.codec or (quality is None and number == 0)
             )
+            if qualities:
+                found.append(
+                    EvaluateSettings(
+                        data_dir=stages.data_dir,
+                        checkpoints=checkpoints,
+                        codec=codec.codec,
+                        qualities=qualities,
+                        attacks=attacks,
+                        eps=plan.eps,
+                        steps=plan.steps,
+                        alpha=plan.alpha,
+                        defences=defences,
+                        results_dir=study.results_dir,
+                        split=plan.split,
+                        loader=study.loader,
+                        batch_size=plan.batch_size,
+                        seed=plan.seed,
+                        device=study.device,
+                    )
+                )
     return tuple(found)

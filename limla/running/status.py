@@ -9,13 +9,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from limla.errors import DataError
 from limla.manifest import SOURCE, list_variants, variant_name
-from limla.results import Condition, prediction_path
+from limla.results import prediction_path
 from limla.running.stages import DatasetStages, dataset_stages, evaluations, placed
 from limla.study import Study
+
+if TYPE_CHECKING:
+    from limla.evaluation import EvaluateSettings
+
+_Key: TypeAlias = tuple[str, str, str, float, str, str, str]
+"""Variant, attack, norm, eps, the attack's other parameters, threat, defence."""
+_Kind: TypeAlias = tuple[str, int, str, bool]
+"""What the time of a cell depends on: attack, its gradients, threat, whether there is a defence."""
 
 
 @dataclass(frozen=True)
@@ -62,31 +70,23 @@ class StudyStatus:
 
 def study_status(study: Study) -> StudyStatus:
     """How far a study is. Raises a `LimlaError` for settings that a stage refuses and for damaged files."""
-    from limla.evaluation.grid import plan_cells
-
     stages = dataset_stages(study)
     wanted = [variant_name(*variant) for variant in study.variants()]
     there = sum(name in list_variants(one.data_dir) for one in stages for name in wanted)
     folders = [_trained(study, one) for one in stages]
     finished = [folder for group in folders for folder, is_done in group if is_done]
     num_models = sum(len(one.train) for one in stages)
-    done = 0
-    left: list[tuple[Any, ...]] = []
-    total = 0
+    done, total = 0, 0
+    left: list[_Kind] = []
     for one, group in zip(stages, folders, strict=True):
-        for settings in evaluations(study, one, (Path("later"),)):
-            plans = plan_cells(settings)
-            kinds = [
-                (plan.attack.name, plan.attack.num_gradients, plan.threat, plan.defence is not None)
-                for plan in plans
-            ]
-            per_model = kinds * len(settings.qualities)
-            total += len(per_model) * len(one.train)
-            trained = [folder / "best.pt" for folder, is_done in group if is_done]
-            left += per_model * (len(one.train) - len(trained))
-            for is_there, kind in _cells(study, one, trained, settings.codec, per_model):
-                done += is_there
-                left += [] if is_there else [kind]
+        kinds = _kinds(evaluations(study, one, (Path("later"),)))
+        total += len(kinds) * len(one.train)
+        trained = [folder / "best.pt" for folder, is_done in group if is_done]
+        left += list(kinds.values()) * (len(one.train) - len(trained))
+        for checkpoint in trained:
+            finished_keys = _finished_cells(study, one, checkpoint)
+            done += len(finished_keys)
+            left += [kind for key, kind in kinds.items() if key not in finished_keys]
     timings = _read_timings(study.results_dir)
     return StudyStatus(
         Progressed("variants", there, len(wanted) * len(stages), None),
@@ -115,27 +115,40 @@ def _is_finished(folder: Path) -> bool:
         raise DataError(f"{path}: damaged ({error}); remove {folder} and run the study again") from error
 
 
-def _cells(
-    study: Study,
-    stages: DatasetStages,
-    checkpoints: Sequence[Path],
-    codec: str,
-    kinds: Sequence[tuple[Any, ...]],
-) -> list[tuple[bool, tuple[Any, ...]]]:
-    """Of every cell of trained models, whether it is there, and its kind."""
+def _keys(settings: EvaluateSettings) -> list[tuple[_Key, _Kind]]:
+    """Every cell of one model in the order of `planned_conditions`: what tells it apart, and its kind."""
+    from limla.evaluation.grid import plan_cells
+
+    found: list[tuple[_Key, _Kind]] = []
+    for quality in settings.qualities:
+        for plan in plan_cells(settings):
+            attack = plan.attack
+            defence = "" if plan.defence is None else plan.defence.plan.label
+            parameters = json.dumps(attack.settings(), sort_keys=True)
+            variant = variant_name(SOURCE if quality is None else settings.codec, quality)
+            key = (variant, attack.name, attack.norm, attack.eps, parameters, plan.threat, defence)
+            found.append((key, (attack.name, attack.num_gradients, plan.threat, bool(defence))))
+    return found
+
+
+def _kinds(evaluated: Sequence[EvaluateSettings]) -> dict[_Key, _Kind]:
+    return {key: kind for settings in evaluated for key, kind in _keys(settings)}
+
+
+def _finished_cells(study: Study, stages: DatasetStages, checkpoint: Path) -> set[_Key]:
     from limla.evaluation import planned_conditions
 
-    found: list[tuple[bool, tuple[Any, ...]]] = []
-    for checkpoint in checkpoints:
-        settings = next(one for one in evaluations(study, stages, (checkpoint,)) if one.codec == codec)
-        missing = [
-            quality
-            for quality in settings.qualities
-            if variant_name(SOURCE if quality is None else codec, quality) not in list_variants(stages.data_dir)
-        ]
-        conditions: list[Condition] = [] if missing else planned_conditions(settings, checkpoint)
-        states = [prediction_path(study.results_dir, condition).exists() for condition in conditions]
-        found += zip(states or [False] * len(kinds), kinds, strict=True)
+    there = set(list_variants(stages.data_dir))
+    found: set[_Key] = set()
+    for settings in evaluations(study, stages, (checkpoint,)):
+        keys = [key for key, _ in _keys(settings)]
+        if {key[0] for key in keys} <= there:
+            conditions = planned_conditions(settings, checkpoint)
+            found |= {
+                key
+                for key, condition in zip(keys, conditions, strict=True)
+                if prediction_path(study.results_dir, condition).exists()
+            }
     return found
 
 
@@ -159,17 +172,19 @@ def _read_timings(results_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _cell_seconds(left: Sequence[tuple[Any, ...]], timings: Sequence[dict[str, Any]]) -> float | None:
+def _cell_seconds(left: Sequence[_Kind], timings: Sequence[dict[str, Any]]) -> float | None:
     """The mean time of computed cells of the same attack, threat and defence; for others, by their gradients."""
     if not left:
         return 0.0
-    known: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    known: dict[_Kind, list[float]] = defaultdict(list)
     seconds, passes = 0.0, 0
     for line in timings:
-        kind = (line["attack"], line.get("num_gradients"), line.get("threat", ""), bool(line.get("defence")))
-        known[kind].append(line["seconds_computing"])
+        num_gradients = line.get("num_gradients", 0)
+        known[line["attack"], num_gradients, line.get("threat", ""), bool(line.get("defence"))].append(
+            line["seconds_computing"]
+        )
         seconds += line["seconds_computing"]
-        passes += (line.get("num_gradients") or 0) + 1
+        passes += num_gradients + 1
     if not passes:
         return None
     return sum(

@@ -189,7 +189,9 @@ def _variant(entry: Any, path: Path_, codecs: Sequence[str]) -> Variant:
         codec, colon, number = entry.partition(":")
         if colon and codec in codecs and number.isascii() and number.isdigit():
             return codec, int(number)
-    raise EntryError(path, f"'{_dotted(path)}' is {entry!r}: expected {_EXPECTED[str(path[0])]}")
+    raise EntryError(
+        path, f"'{_dotted(path)}' is {entry!r}: expected {_EXPECTED.get(str(path[0]), _EXPECTED['test'])}"
+    )
 
 
 def _train_condition(entry: Any, path: Path_, training: TrainingPlan, codecs: Sequence[str]) -> TrainCondition:
@@ -223,16 +225,27 @@ def _evaluation(evaluation: dict[str, Any], codecs: Sequence[str]) -> dict[str, 
     except LimlaError as error:
         raise EntryError((*path, "eps" if "not a number" in str(error) else "alpha"), str(error)) from error
     if "attacks" in evaluation:
-        attacks: list[AttackPlan] = []
+        attacks: dict[bool, list[AttackPlan]] = {False: [], True: []}
         for place, entry in enumerate(_list(evaluation, "attacks")):
             with_path = (*path, "attacks", place)
+            only_undefended = isinstance(entry, dict) and entry.get("undefended_only") is True
             try:
-                attacks += _attacks(entry)
+                plans = _attacks(entry)
+                if isinstance(entry, dict):
+                    _check_parameters(plans)
             except LimlaError as error:
                 raise EntryError(with_path, str(error)) from error
-        found["attacks"] = tuple(attacks)
+            attacks[only_undefended] += plans
+        found["attacks"], found["undefended"] = tuple(attacks[False]), tuple(attacks[True])
+    elif "undefended" in evaluation:
+        raise EntryError((*path, "undefended"), "write attacks as tables with undefended_only = true")
     if "defences" in evaluation:
         found["defences"] = _defences(_list(evaluation, "defences"), (*path, "defences"), codecs)
+    if "defended" in evaluation:
+        found["defended"] = tuple(
+            _variant(entry, (*path, "defended", place), codecs)
+            for place, entry in enumerate(_list(evaluation, "defended"))
+        )
     return found
 
 
@@ -250,6 +263,8 @@ def _attacks(entry: Any) -> list[AttackPlan]:
         )
     table = dict(entry)
     name, radii = table.pop("name"), _as_list(table.pop("eps", []))
+    if not isinstance(table.pop("undefended_only", False), bool):
+        raise SettingsError(f"undefended_only of attack '{name}': expected true or false")
     parameters: dict[str, Parameter] = {}
     for key, value in table.items():
         if not isinstance(value, str | int | float | bool):
@@ -259,6 +274,16 @@ def _attacks(entry: Any) -> list[AttackPlan]:
         parameters[key] = parse_value(value) if isinstance(value, str) else value
     plan = AttackPlan(name, tuple(parameters.items()))
     return [plan.with_defaults({"eps": parse_number(eps)}) for eps in radii] or [plan]
+
+
+def _check_parameters(plans: Sequence[AttackPlan]) -> None:
+    """Build attacks that bring their own parameters: the entry at fault is known here."""
+    from limla.attacks.base import attack_needs_eps, build_attack
+
+    for plan in plans:
+        given = dict(plan.parameters)
+        shared = {"eps": 0.0} if attack_needs_eps(plan.name) and "eps" not in given else {}
+        build_attack(plan.name, {**shared, **given})
 
 
 def _defences(entries: Sequence[Any], path: Path_, codecs: Sequence[str]) -> tuple[DefencePlan, ...]:

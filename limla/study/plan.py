@@ -197,7 +197,10 @@ class EvaluationPlan:
 
     Attributes:
         attacks: names, which share `eps`, `steps` and `alpha` where they take them, or plans with their own.
+        undefended: more attacks, which are not tried on the defences.
         defences: codecs between attack and model, with their threat models.
+        defended: the variants on which defences are evaluated; empty means the originals, so that the order is attack,
+            then compression.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {**_STRICT, "arbitrary_types_allowed": True}
@@ -206,7 +209,9 @@ class EvaluationPlan:
     eps: tuple[float, ...] = (8 / 255,)
     steps: int = 10
     alpha: float = 2 / 255
+    undefended: tuple[AttackPlan, ...] = ()
     defences: tuple[DefencePlan, ...] = ()
+    defended: tuple[Variant, ...] = ()
     batch_size: int = 32
     seed: int = 0
     split: Literal["train", "val", "test"] = "test"
@@ -277,6 +282,7 @@ class Study:
         for name, entry in (
             *(("train", variant) for condition in self.train for variant in condition.on),
             *(("test", variant) for variant in self.test),
+            *(("evaluation.defended", variant) for variant in self.evaluation.defended),
         ):
             if entry not in known:
                 raise SettingsError(
@@ -302,6 +308,10 @@ class Study:
     def test_variants(self) -> tuple[Variant, ...]:
         """What to test on."""
         return self.test or self.variants()
+
+    def defended_variants(self) -> tuple[Variant, ...]:
+        """What defences are evaluated on; none where there is no defence."""
+        return (self.evaluation.defended or ((SOURCE, None),)) if self.evaluation.defences else ()
 
     def preprocessing(self) -> Preprocessing:
         """Resize and crop."""
