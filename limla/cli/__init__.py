@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "limla.cli.train:train",
     "evaluate": "limla.cli.evaluate:evaluate",
     "simulation": "limla.cli.simulation:simulation",
+    "breakdown": "limla.cli.breakdown:breakdown",
     "predict": "limla.cli.predict:predict",
     "report": "limla.cli.report:report",
     "advise": "limla.cli.advise:advise",
