@@ -1,4 +1,4 @@
-"""Tables of cells: every metric of every condition, the cells behind a defence, the simulated ones."""
+"""Tables of cells: every metric of every condition, and the simulated ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from limla.analysis.encodings import quality_order
 from limla.analysis.subjects import Subject, attack_order, subject_order
-from limla.plans import THREATS
 from limla.reporting.headline import percent
 from limla.reporting.sections import Measured, Point, Section, Slot, share_metric
 from limla.reporting.shown import MAX_ROWS, Column, ShownTable, shown_table
@@ -75,29 +74,6 @@ _MEASURED = (
     Column("Accuracy or robust accuracy"),
     Column("Attack success rate"),
 )
-
-
-def defended_cells(section: Section) -> ShownTable | None:
-    """One line per subject, test quality, attack, defence and threat model; None without any."""
-    lines = (
-        (
-            slot.subject.label,
-            section.variant_label(slot.variant),
-            slot.attack.label,
-            slot.defence.label,
-            slot.threat or "–",
-            *_measured(share_metric(slot.attack), measured),
-        )
-        for slot, measured in section.defended.items()
-        if slot.defence is not None
-    )
-    threats = [name for name in THREATS if any(slot.threat == name for slot in section.defended)]
-    told = "".join(f" {name}: {THREATS[name]}." for name in threats)
-    caption = (
-        f"Images go through the defence’s codec before the model.{told} Brackets: 95% intervals, in percent."
-    )
-    columns = ("Model and training", "Test", "Attack", "Defence", "Threat model", *_MEASURED)
-    return shown_table(caption, columns, lines, "metrics.csv")
 
 
 def simulated_cells(section: Section) -> ShownTable | None:

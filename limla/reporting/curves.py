@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Defence
-from limla.analysis.subjects import Attack, Subject, eps_text
+from limla.analysis.subjects import STANDARD, Attack, Subject, eps_text
 from limla.plans import THREATS
 from limla.reporting.plots import (
     Place,
@@ -116,15 +116,65 @@ def _places(
     attack: Attack,
     variants: Sequence[Variant],
     positions: dict[Variant, float],
+    what: str = "",
 ) -> list[Place]:
+    """The known points, from left to right; `what` stands over the values, by default the attack."""
     found: list[Place] = []
     for variant in sorted(variants, key=lambda item: positions[item]):
         point = section.point(subject, variant, attack)
         if point is not None and not math.isnan(point.value):
             rate = section.rate_bpp(variant)
             where = section.variant_label(variant) + (f", {rate:.3g} bpp" if rate is not None else "")
-            found.append(place(positions[variant], point, f"{attack.label}\n{where}"))
+            found.append(place(positions[variant], point, f"{what or attack.label}\n{where}"))
     return found
+
+
+MATCHED = "trained at the test quality"
+
+
+def training_curves(section: Section, name: str) -> Panels | None:
+    """Training conditions on one grid: a panel per model and attack, a line per subject against test quality.
+
+    A further line joins the points of models trained at just the quality they are tested at. None where no model was
+    trained in two ways.
+    """
+    positions = _positions(section, "quality")
+    labels = [section.variant_label(variant).replace("original", "orig.") for variant in positions]
+    styles = {subject: Style(number) for number, subject in enumerate(section.subjects)}
+    matched_style = Style(6, dash=1, hollow=True)
+    plots: list[Markup] = []
+    shown: dict[Subject, None] = {}
+    for model in dict.fromkeys(subject.model for subject in section.subjects):
+        subjects = [subject for subject in section.subjects if subject.model == model]
+        if len(subjects) < 2:
+            continue
+        for attack in section.attacks:
+            traces: list[dict[str, Any]] = []
+            for subject in subjects:
+                places = _places(
+                    section, subject, attack, list(positions), positions, section.short_label(subject)
+                )
+                traces += line(places, subject.label, styles[subject])
+                shown |= {subject: None} if places else {}
+            matched: list[Place] = []
+            for subject in subjects:
+                own = [
+                    variant
+                    for variant in positions
+                    if (subject.train_codec, subject.train_quality) == (variant[0], str(variant[1]))
+                    and subject.train_method == STANDARD
+                ]
+                matched += _places(section, subject, attack, own, positions, MATCHED)
+            traces += line(sorted(matched, key=lambda item: item.x), MATCHED, matched_style)
+            if traces:
+                title = f"{model}, {attack.label}"
+                label = (
+                    f"{title}: share of correct images against test quality, one line per training condition"
+                )
+                axis = categories(labels, "test quality")
+                plots.append(plot(f"{name}-{len(plots)}", traces, axis, percent(), label, title=title))
+    entries = [*((subject.label, styles[subject]) for subject in shown), (MATCHED, matched_style)]
+    return panels(entries, plots) if plots else None
 
 
 def eps_curves(section: Section, name: str) -> Panels | None:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from limla.analysis.encodings import read_data_folders
+from limla.analysis.masking import breaches
 from limla.analysis.pairs import collect
 from limla.errors import DataError
 from limla.files import write_bytes
@@ -19,8 +20,17 @@ from limla.paths import AnyPath
 from limla.progress import Progress
 from limla.reporting import curves, figures, tables
 from limla.reporting.aggregates import ClassRow, class_rows, metric_rows
-from limla.reporting.cells import defended_cells, metric_cells, simulated_cells
+from limla.reporting.analysed import Analysed, analyse
+from limla.reporting.cells import metric_cells, simulated_cells
 from limla.reporting.class_figures import class_counts, class_figures
+from limla.reporting.evidence import (
+    comparison_tables,
+    curve_difference_table,
+    defence_tables,
+    limit_tables,
+    masking_tables,
+)
+from limla.reporting.findings import topics
 from limla.reporting.headline import headline
 from limla.reporting.notes import missing
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
@@ -34,8 +44,10 @@ from limla.statistics import FEWEST_OF_EACH
 _PACKAGES = ("limla", "numpy", "scipy", "pyarrow", "matplotlib", "plotly", "jinja2")
 
 
-def write_report(results_dir: Path, data_dirs: Sequence[AnyPath], output: Path, progress: Progress) -> Path:
-    """Write the page and its CSV files; see `limla.reporting.report`."""
+def write_report(
+    results_dir: Path, data_dirs: Sequence[AnyPath], output: Path, progress: Progress, margin: float
+) -> Path:
+    """Write the page and its tables; see `limla.reporting.report`."""
     if output.is_dir():
         raise DataError(f"{output} is a folder: give --output the name of an HTML file")
     predictions = read_predictions(results_dir)
@@ -48,14 +60,15 @@ def write_report(results_dir: Path, data_dirs: Sequence[AnyPath], output: Path, 
         predictions = [pair for pair in predictions if pair[0] in kept]
         of_classes = class_rows(predictions)
         advance(len(predictions))
+    with progress.stage("comparing", total=len(found), unit="splits") as advance:
+        analysed: list[Analysed] = []
+        for section in found:
+            analysed.append(analyse(section.evidence, margin))
+            advance(1)
     notes = missing(found, predictions, data.keys())
-    html = _render(found, rows, of_classes, notes, results_dir)
-    beside = output.parent
-    tables.write_metrics(beside / "metrics.csv", rows)
-    tables.write_matrix(beside / "matrix.csv", found)
-    tables.write_classes(beside / "classes.csv", of_classes, found)
-    if any(section.encoded_variants() for section in found):
-        tables.write_encodings(beside / "encoding.csv", found)
+    written = tables.tables_of(rows, of_classes, found, analysed)
+    html = _render(list(zip(found, analysed, strict=True)), rows, of_classes, notes, results_dir, list(written))
+    tables.write_tables(output.parent, written)
     write_bytes(output, html.encode("utf-8"))
     for note in notes:
         progress.say(f"note: {note}")
@@ -63,11 +76,12 @@ def write_report(results_dir: Path, data_dirs: Sequence[AnyPath], output: Path, 
 
 
 def _render(
-    found: Sequence[Section],
+    found: Sequence[tuple[Section, Analysed]],
     rows: Sequence[MetricRow],
     of_classes: Sequence[ClassRow],
     notes: Sequence[str],
     results_dir: Path,
+    files: Sequence[str],
 ) -> str:
     environment = Environment(
         loader=PackageLoader("limla.reporting"),
@@ -82,18 +96,23 @@ def _render(
         return environment.loader.get_source(environment, name)[0]
 
     scripts = [plotly_script(), source("plots.js")]
-    parts = [_section(section, number, of_classes, rows, results_dir) for number, section in enumerate(found)]
+    parts = [
+        _section(section, analysed, number, of_classes, rows, results_dir)
+        for number, (section, analysed) in enumerate(found)
+    ]
     return environment.get_template("report.html.j2").render(
-        title=" and ".join(dict.fromkeys(section.dataset for section in found)),
+        title=" and ".join(dict.fromkeys(section.dataset for section, _ in found)),
         style=Markup(source("report.css")),
         scripts=[Markup(script) for script in scripts],
         script_policy=Markup(" ".join(map(script_hash, scripts))),
         notes=notes,
         sections=parts,
+        files=files,
         versions=_versions(),
         num_conditions=len({row.condition for row in rows}),
         magnification=MAGNIFICATION,
         fewest_of_each=FEWEST_OF_EACH,
+        matched=curves.MATCHED,
     )
 
 
@@ -106,6 +125,7 @@ def _versions() -> list[tuple[str, str]]:
 
 def _section(
     section: Section,
+    analysed: Analysed,
     number: int,
     of_classes: Sequence[ClassRow],
     rows: Sequence[MetricRow],
@@ -121,6 +141,7 @@ def _section(
     part: dict[str, Any] = {
         "id": name,
         "section": section,
+        "topics": topics(analysed),
         "headline": headline(section),
         "num_samples": _range([point.num_samples for _, point in _losses(section)]),
         "num_runs": max((point.num_runs for _, point in _losses(section)), default=1),
@@ -128,7 +149,14 @@ def _section(
         "curves_rate": curves.accuracy_curves(section, "rate", f"{name}-rate"),
         "curves_eps": curves.eps_curves(section, f"{name}-eps"),
         "curves_defence": curves.defence_curves(section, f"{name}-defence"),
-        "defended": defended_cells(section),
+        "comparisons": comparison_tables(analysed.comparisons, "quality", "attack"),
+        "training": comparison_tables(analysed.comparisons, "training"),
+        "curves_training": curves.training_curves(section, f"{name}-training"),
+        "limits": limit_tables(analysed.limits),
+        "differences": curve_difference_table(analysed.differences),
+        "defences": defence_tables(analysed.defences),
+        "masking": masking_tables(analysed.checks),
+        "num_breached": len(breaches(analysed.checks)),
         "simulated": simulated_cells(section),
         # matplotlib's writer escaped the names
         "matrices": [
@@ -188,11 +216,15 @@ def _of_data(section: Section, name: str) -> dict[str, Any]:
 def _contents(part: dict[str, Any]) -> list[tuple[str, str]]:
     """(anchor, title) of what the section holds, in reading order."""
     every = (
-        ("headline", "Headline", True),
         ("curves", "Accuracy against quality and rate", True),
         ("eps", "Robust accuracy against ε", part["curves_eps"]),
         ("matrix", "Train × test matrix", part["matrices"]),
-        ("defence", "Compression as a defence", part["defended"]),
+        ("comparisons", "Paired comparisons", True),
+        ("limits", "How far to compress", part["limits"]),
+        ("rates", "Rate curves compared", part["differences"]),
+        ("training", "Training conditions compared", part["training"] or part["curves_training"]),
+        ("defence", "Compression as a defence", part["defences"]),
+        ("masking", "Checks for gradient masking", part["masking"]),
         ("encoding", "Rate and distortion", True),
         ("classes", "Classes", True),
         ("samples", "Sample images", True),

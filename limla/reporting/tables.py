@@ -1,19 +1,33 @@
-"""The CSV files beside the report."""
+"""The tables beside the report: each as CSV and as Parquet, of equal content."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limla.analysis.comparisons import comparison_table
+from limla.analysis.defence_table import defence_table
+from limla.analysis.encodings import EncodingSummary
+from limla.analysis.limits import limit_table
+from limla.analysis.masking import masking_table
+from limla.analysis.rate_curves import curve_difference_table, curve_table
 from limla.files import write_bytes
+from limla.reporting import evidence
 from limla.reporting.aggregates import ClassRow, metric_table
+from limla.reporting.analysed import Analysed
 from limla.reporting.sections import Section
-from limla.results import MetricRow
+from limla.results import CONDITION_SCHEMA, MetricRow, write_table
+
+METRICS, MATRIX, CLASSES, ENCODING = "metrics", "matrix", "classes", "encoding"
+"""Names of files beside the page, without their endings."""
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
@@ -31,35 +45,83 @@ def _field(value: Any) -> Any:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
 
 
-def write_metrics(path: Path, rows: Sequence[MetricRow]) -> Path:
-    """metrics.csv: one line per condition and metric, every condition field in its own column."""
-    table = metric_table(rows)
-    return write_csv(path, table.column_names, (tuple(row.values()) for row in table.to_pylist()))
+def write_both(folder: Path, name: str, table: pa.Table) -> None:
+    """Write `folder/name.csv` and `folder/name.parquet`; NaN is null in both."""
+    table = _without_nan(table)
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    write_csv(folder / f"{name}.csv", table.column_names, rows)
+    write_table(folder / f"{name}.parquet", table)
 
 
-def write_matrix(path: Path, sections: Sequence[Section]) -> Path:
-    """matrix.csv: the points of figures and heat maps (means over seeds), with the rate of the test variant."""
-    header = (
-        "dataset",
-        "split",
-        "model",
-        "train_codec",
-        "train_quality",
-        "subject",
-        "test_codec",
-        "test_quality",
-        "mean_rate_bpp",
-        "attack",
-        "eps",
-        "attack_settings",
-        "metric",
-        "value",
-        "ci_low",
-        "ci_high",
-        "num_samples",
-        "num_seeds",
+def _without_nan(table: pa.Table) -> pa.Table:
+    for place, column in enumerate(table.columns):
+        if pa.types.is_floating(column.type):
+            known = pc.call_function(
+                "if_else", [pc.call_function("is_nan", [column]), pa.scalar(None, column.type), column]
+            )
+            table = table.set_column(place, table.schema.field(place).with_nullable(True), known)
+    return table
+
+
+def tables_of(
+    rows: Sequence[MetricRow],
+    of_classes: Sequence[ClassRow],
+    sections: Sequence[Section],
+    analysed: Sequence[Analysed],
+) -> dict[str, pa.Table]:
+    """Name (without ending, with the folder beside the page) → table; those without a row are left out."""
+    found = {
+        METRICS: metric_table(rows),
+        MATRIX: _matrix(sections),
+        CLASSES: _classes(of_classes, sections),
+        ENCODING: _encodings(sections),
+        evidence.COMPARISONS: comparison_table([row for item in analysed for row in item.comparisons]),
+        evidence.LIMITS: limit_table([row for item in analysed for row in item.limits]),
+        evidence.RATE_CURVES: curve_table([row for item in analysed for row in item.curves]),
+        evidence.CURVE_DIFFERENCES: curve_difference_table(
+            [row for item in analysed for row in item.differences]
+        ),
+        evidence.DEFENCES: defence_table([row for item in analysed for row in item.defences]),
+        evidence.MASKING: masking_table([row for item in analysed for row in item.checks]),
+    }
+    return {name: table for name, table in found.items() if table.num_rows}
+
+
+def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
+    """Write every table beside the page, as CSV and Parquet; existing files are replaced."""
+    for name, table in tables.items():
+        write_both(folder, name, table)
+
+
+_FLOAT, _INT = pa.float64(), pa.int64()
+_MATRIX_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("dataset", "split", "model", "train_codec", "train_quality")),
+        ("train_method", pa.string()),
+        ("subject", pa.string()),
+        ("test_codec", pa.string()),
+        ("test_quality", pa.int32()),
+        ("mean_rate_bpp", _FLOAT),
+        ("attack", pa.string()),
+        ("eps", _FLOAT),
+        ("attack_settings", pa.string()),
+        ("metric", pa.string()),
+        *((name, _FLOAT) for name in ("value", "ci_low", "ci_high")),
+        *((name, _INT) for name in ("num_samples", "num_seeds")),
+    ]
+)
+
+
+def _matrix(sections: Sequence[Section]) -> pa.Table:
+    """The points of figures and heat maps (means over seeds), with the rate of the test variant."""
+    return _table((row for section in sections for row in _matrix_rows(section)), _MATRIX_SCHEMA)
+
+
+def _table(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.table(
+        [pa.array(column, item.type) for column, item in zip(columns, schema, strict=True)], schema=schema
     )
-    return write_csv(path, header, (row for section in sections for row in _matrix_rows(section)))
 
 
 def _matrix_rows(section: Section) -> Iterable[Sequence[Any]]:
@@ -76,6 +138,7 @@ def _matrix_rows(section: Section) -> Iterable[Sequence[Any]]:
                         subject.model,
                         subject.train_codec,
                         subject.train_quality,
+                        subject.train_method,
                         subject.label,
                         *variant,
                         section.rate_bpp(variant),
@@ -91,20 +154,31 @@ def _matrix_rows(section: Section) -> Iterable[Sequence[Any]]:
                     )
 
 
-def write_classes(path: Path, rows: Sequence[ClassRow], sections: Sequence[Section]) -> Path:
-    """classes.csv: recall of each class under each condition, and its drop against the best test quality."""
+_OF_CONDITION = (
+    *("dataset", "split", "model", "checkpoint_id", "seed", "train_codec", "train_quality", "train_method"),
+    *("test_codec", "test_quality", "simulation", "attack", "eps", "attack_settings", "threat"),
+    *("defence_codec", "defence_quality", "decoder"),
+)
+_CLASS_SCHEMA = pa.schema(
+    [
+        *(CONDITION_SCHEMA.field(name) for name in _OF_CONDITION),
+        ("class", pa.string()),
+        ("label", _INT),
+        *((name, _FLOAT) for name in ("recall", "ci_low", "ci_high")),
+        ("num_samples", _INT),
+        ("drop", _FLOAT),
+    ]
+)
+
+
+def _classes(rows: Sequence[ClassRow], sections: Sequence[Section]) -> pa.Table:
+    """Recall of each class under each condition, and its drop against the best test quality."""
     names = {(section.dataset, section.split): section for section in sections}
-    fields = ("dataset", "split", "model", "checkpoint_id", "seed", "train_codec", "train_quality")
-    tested = ("test_codec", "test_quality", "attack", "eps", "attack_settings", "decoder")
-    header = (*fields, *tested, "class", "label", "recall", "ci_low", "ci_high", "num_samples", "drop")
-    lines: list[Sequence[Any]] = []
-    for row in rows:
-        cell = row.condition
-        section = names[cell.dataset, cell.split]
-        lines.append(
+    return _table(
+        (
             (
-                *(getattr(cell, name) for name in (*fields, *tested)),
-                section.class_name(row.label),
+                *(getattr(row.condition, name) for name in _OF_CONDITION),
+                names[row.condition.dataset, row.condition.split].class_name(row.label),
                 row.label,
                 row.recall,
                 row.ci_low,
@@ -112,19 +186,27 @@ def write_classes(path: Path, rows: Sequence[ClassRow], sections: Sequence[Secti
                 row.num_samples,
                 row.drop,
             )
-        )
-    return write_csv(path, header, lines)
+            for row in rows
+        ),
+        _CLASS_SCHEMA,
+    )
 
 
-def write_encodings(path: Path, sections: Sequence[Section]) -> Path:
-    """encoding.csv: rate, PSNR and SSIM of each variant over each evaluated split."""
+_ENCODING_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("dataset", "split", "codec")),
+        ("quality", pa.int32()),
+        *((item.name, _INT if item.type == "int" else _FLOAT) for item in fields(EncodingSummary)),
+    ]
+)
+
+
+def _encodings(sections: Sequence[Section]) -> pa.Table:
+    """Rate, PSNR and SSIM of each variant over each evaluated split."""
     lines: list[Sequence[Any]] = []
-    header: Sequence[str] = ()
     for section in sections:
         for variant in section.encoded_variants():
             summary = section.data.summary(variant, section.split) if section.data else None
             assert summary is not None
-            values = asdict(summary)
-            header = ("dataset", "split", "codec", "quality", *values)
-            lines.append((section.dataset, section.split, *variant, *values.values()))
-    return write_csv(path, header, lines)
+            lines.append((section.dataset, section.split, *variant, *asdict(summary).values()))
+    return _table(lines, _ENCODING_SCHEMA)

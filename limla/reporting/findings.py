@@ -1,0 +1,277 @@
+"""What the rows say, in plain sentences, the most important first; every sentence comes from rows of `limla.analysis`.
+
+A difference is claimed only where the interval, or the p-value after Holm's correction, carries it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from limla.analysis.comparisons import Comparison
+from limla.analysis.defence_table import DefenceRow
+from limla.analysis.limits import Limit, sentence
+from limla.analysis.masking import CHECKS, MaskingCheck, breaches
+from limla.analysis.subjects import variant_text
+from limla.reporting.analysed import Analysed
+from limla.reporting.evidence import gain, images, measured, points_text
+from limla.reporting.shown import bounds, points, probability, share
+
+STATIC = "static"
+LEVEL = 0.05
+"""A p-value after Holm's correction below this is called a difference."""
+_MAX_SENTENCES = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence, and the part of the section that holds its numbers."""
+
+    text: str
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Findings about one question; `num_more` are left to the tables. An alarm warns about the others."""
+
+    title: str
+    findings: tuple[Finding, ...]
+    num_more: int = 0
+    is_alarm: bool = False
+
+
+def topics(found: Analysed) -> list[Topic]:
+    """All topics that have something to say."""
+    every = (
+        Topic("How far images can be compressed", *_cut(_limits(found.limits), "limits")),
+        Topic("What training under compression changes", *_cut(_training(found), "training")),
+        Topic("Whether compression defends", *_cut(_defences(found.defences), "defence")),
+        Topic(
+            "Gradient masking suspected",
+            *_cut(_alarms(found.checks), "masking"),
+            is_alarm=True,
+        ),
+        Topic("What these images cannot tell", *_cut(_limitations(found), "comparisons")),
+    )
+    return [topic for topic in every if topic.findings]
+
+
+def _cut(texts: Sequence[str | Finding], anchor: str) -> tuple[tuple[Finding, ...], int]:
+    findings = [text if isinstance(text, Finding) else Finding(text, anchor) for text in texts]
+    return tuple(findings[:_MAX_SENTENCES]), max(0, len(findings) - _MAX_SENTENCES)
+
+
+def _limits(rows: Sequence[Limit]) -> list[str]:
+    """One sentence per model and codec: limits that were found, then the others."""
+    order = ("found", "exceeds", "cannot tell", "no originals")
+    return [sentence(row) for row in sorted(rows, key=lambda row: order.index(row.verdict))]
+
+
+def _training(found: Analysed) -> list[str]:
+    """Per training condition: the clearest gain and loss on clean images, and under attack."""
+    groups: dict[str, list[Comparison]] = defaultdict(list)
+    for row in found.of_kind("training"):
+        groups[row.after.subject.label].append(row)
+    clear: list[tuple[float, str]] = []
+    unclear: list[str] = []
+    for rows in groups.values():
+        best = _clearest(rows)
+        if best:
+            clear += [(-abs(row.result.difference), _training_sentence(row)) for row in best]
+        else:
+            unclear.append(_no_difference(rows))
+    return [*(text for _, text in sorted(clear)), *unclear]
+
+
+def _clearest(rows: Sequence[Comparison]) -> list[Comparison]:
+    """The largest significant gain and loss, clean and under attack; each at most once."""
+    chosen: dict[int, Comparison] = {}
+    sides: tuple[Callable[[float], bool], ...] = (lambda value: value > 0, lambda value: value < 0)
+    for is_clean in (True, False):
+        for is_side in sides:
+            clear = [
+                row
+                for row in rows
+                if row.after.attack.is_none == is_clean
+                and is_side(row.result.difference)
+                and is_difference(row)
+            ]
+            if clear:
+                best = max(clear, key=lambda row: abs(row.result.difference))
+                chosen[id(best)] = best
+    return list(chosen.values())
+
+
+def is_difference(row: Comparison) -> bool:
+    """Whether a comparison shows a difference after Holm's correction."""
+    return not math.isnan(row.p_holm) and row.p_holm < LEVEL
+
+
+def _training_sentence(row: Comparison) -> str:
+    result, after = row.result, row.after
+    under = "" if after.attack.is_none else f" under {after.attack.label}"
+    what = "accuracy" if after.attack.is_none else "robust accuracy"
+    verb = "raises" if result.difference > 0 else "lowers"
+    return (
+        f"Training {after.subject.model} on {after.subject.training} instead of {row.before.subject.training} {verb} "
+        f"{what} on {variant_text(after.variant)}{under} from {share(row.value_before)} to {share(row.value_after)}: "
+        f"{points(result.difference)} points{bounds(result.low, result.high)}, n = "
+        f"{images(result.num_images, result.num_seeds)}, p {_equals(row.p_holm)} after Holm’s correction."
+    )
+
+
+def _equals(p_value: float) -> str:
+    text = probability(p_value)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _no_difference(rows: Sequence[Comparison]) -> str:
+    after = rows[0].after.subject
+    sizes = [row.result.detectable for row in rows if not math.isnan(row.result.detectable)]
+    result = rows[0].result
+    could = f"; differences below about {100 * median(sizes):.1f} points would go unseen" if sizes else ""
+    return (
+        f"Training {after.model} on {after.training} instead of {rows[0].before.subject.training} shows no difference "
+        f"in {_count(len(rows), 'comparison')} (n = {images(result.num_images, result.num_seeds)}){could}."
+    )
+
+
+def _defences(rows: Sequence[DefenceRow]) -> list[str]:
+    """Per subject, test quality and attack: the defence that holds best against whoever knows it best."""
+    groups: dict[tuple[object, ...], list[DefenceRow]] = defaultdict(list)
+    for row in rows:
+        if row.robust_defended is not None:
+            groups[row.subject, row.variant, row.attack].append(row)
+    # the originals first; within them the attack that leaves least without a defence
+    ordered = sorted(
+        groups.values(),
+        key=lambda found: (
+            -math.inf if found[0].variant[1] is None else -found[0].variant[1],
+            found[0].robust.value if found[0].robust else 1.0,
+        ),
+    )
+    return [_defence_sentence(found) for found in ordered]
+
+
+def _defence_sentence(rows: Sequence[DefenceRow]) -> str:
+    """What the best defence gains against the static attacker, and what is left of it against adaptive ones."""
+    by_defence: dict[str, list[DefenceRow]] = defaultdict(list)
+    for row in rows:
+        by_defence[row.defence].append(row)
+    # one that no adaptive attacker was tried on is only told where there is no other
+    adaptive = [name for name, found in by_defence.items() if any(row.threat != STATIC for row in found)]
+    worst = {name: min(by_defence[name], key=_left) for name in adaptive or by_defence}
+    best = max(worst, key=lambda name: _left(worst[name]))
+    least = worst[best]
+    static = next((row for row in by_defence[best] if row.threat == STATIC), None)
+    is_adaptive = least.threat != STATIC
+    text = f"{least.subject} on {variant_text(least.variant)}, {least.attack}: "
+    if least.robust is not None:
+        text += f"{measured(least.robust)}% correct without a defence; "
+    text += f"behind {least.defence}"
+    if static is not None:
+        text += f", {measured(static.robust_defended)}% against an attacker who does not know of it"
+    if is_adaptive:
+        joint = "; but" if static is not None and _left(least) < _left(static) else ","
+        text += f"{joint} {measured(least.robust_defended)}% against one who does ({least.threat})"
+    text += f" (n = {images(least.num_images, least.num_seeds)}). {_verdict(least, bool(adaptive))}"
+    return text + _price(least)
+
+
+def _left(row: DefenceRow) -> float:
+    return row.robust_defended.value if row.robust_defended else 1.0
+
+
+def _verdict(row: DefenceRow, is_adaptive: bool) -> str:
+    if row.difference is None or row.p_holm is None:
+        return "Whether it defends is not known: the same attack on the undefended model was not evaluated."
+    if row.p_holm >= LEVEL:
+        return f"That is no difference these images can show ({gain(row.difference)} points)."
+    if row.difference.value < 0:
+        return f"It makes the model weaker: {gain(row.difference)} points."
+    if not is_adaptive:
+        return (
+            f"It gains {gain(row.difference)} points, against a static attacker only: no attacker who knows of the "
+            "defence was evaluated, so this is no evidence that it defends."
+        )
+    return f"Against the strongest attacker evaluated it gains {gain(row.difference)} points."
+
+
+def _price(row: DefenceRow) -> str:
+    if row.clean is None or row.clean_defended is None:
+        return ""
+    return f" Clean accuracy: {measured(row.clean)}% without, {measured(row.clean_defended)}% behind it."
+
+
+def _alarms(checks: Sequence[MaskingCheck]) -> list[str]:
+    """How many checks are breached, then those that are breached most clearly."""
+    found = breaches(checks)
+    if not found:
+        return []
+    tested = sum(check.verdict != "not tested" for check in checks)
+    kinds = Counter(CHECKS[check.name] for check in found)
+    told = "; ".join(f"{kind} ({number})" for kind, number in kinds.items())
+    first = (
+        f"{len(found)} of {_count(tested, 'check')} for gradient masking {'is' if len(found) == 1 else 'are'} "
+        f"breached; expected was that {told}. There robust accuracy may be too high: a better attack could leave less."
+    )
+    clearest = sorted(found, key=lambda check: -abs(check.difference or 0.0))
+    return [first, *(check.sentence for check in clearest)]
+
+
+def _limitations(found: Analysed) -> list[str | Finding]:
+    texts: list[str | Finding] = []
+    untold = [row for row in found.limits if row.verdict == "cannot tell"]
+    if untold:
+        text = (
+            f"For {len(untold)} of {_count(len(found.limits), 'pair')} of model and codec these images do not say "
+            f"whether any tested quality loses less than {points_text(found.margin)}."
+        )
+        texts.append(Finding(text, "limits"))
+    if found.comparisons:
+        texts.append(_power(found.comparisons))
+    not_tested = [check for check in found.checks if check.verdict == "not tested"]
+    if not_tested:
+        texts.append(Finding(_not_tested(found.checks, not_tested), "masking"))
+    refused = [row for row in found.differences if row.bd_rate_percent is None and row.bd_accuracy is None]
+    if refused:
+        texts.append(
+            Finding(
+                f"{_count(len(refused), 'pair')} of rate curves of {len(found.differences)} cannot be compared at "
+                "equal rate or accuracy; the table gives each reason.",
+                "rates",
+            )
+        )
+    return texts
+
+
+def _power(rows: Sequence[Comparison]) -> str:
+    clear = sum(map(is_difference, rows))
+    sizes = [row.result.detectable for row in rows if not math.isnan(row.result.detectable)]
+    numbers = {images(row.result.num_images, row.result.num_seeds) for row in rows}
+    text = (
+        f"{clear} of {_count(len(rows), 'paired comparison')} show a difference after Holm’s correction (n = "
+        f"{' and '.join(sorted(numbers))})."
+    )
+    if sizes:
+        text += (
+            f" The smallest difference that one of them would find with 80% power is {100 * min(sizes):.1f} to "
+            f"{100 * max(sizes):.1f} points; without a correction."
+        )
+    return text
+
+
+def _not_tested(checks: Sequence[MaskingCheck], not_tested: Sequence[MaskingCheck]) -> str:
+    names = dict.fromkeys(CHECKS[check.name] for check in not_tested)
+    return (
+        f"{len(not_tested)} of {_count(len(checks), 'check')} for gradient masking could not be made, for want of an "
+        f"attack to compare: {'; '.join(names)}."
+    )
+
+
+def _count(number: int, what: str, many: str = "") -> str:
+    return f"{number} {what if number == 1 else many or what + 's'}"
