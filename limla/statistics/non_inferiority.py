@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from limla.errors import SettingsError
-from limla.statistics.paired import POWER, PairedDifference, paired_difference
+from limla.statistics.paired import PairedDifference, noncentrality, paired_difference
 
 Verdict = Literal["within", "exceeds", "cannot tell"]
 
@@ -66,23 +65,15 @@ def non_inferiority(
 def _images_needed(found: PairedDifference, margin: float) -> int | None:
     """Images for 80% power of "within"; None where none would do: loss at the margin, or seeds too different.
 
-    The variance of one image is what was seen, but at least that of a change of the size of the margin: few or no flips
-    in a small sample do not make the next images certain.
+    The variance of one image is what was seen; for correct/wrong scores at least that of a loss of the size of the
+    margin: few or no flips in a small sample do not make the next images certain.
     """
-    from statsmodels.stats.power import NormalIndPower
-
-    distance = margin + found.difference
+    room = margin + found.difference
     per_image = (found.standard_error**2 - found.seed_variance) * found.num_images
-    per_image = max(per_image, margin * (1 - margin)) if margin < 1 else per_image
-    if distance <= 0 or not math.isfinite(per_image):
+    if found.is_binary and margin < 1:
+        per_image = max(per_image, margin * (1 - margin))
+    if not (room > 0 and math.isfinite(per_image)):
         return None
-    needed = NormalIndPower(ddof=0).solve_power(
-        effect_size=distance / math.sqrt(per_image),
-        alpha=(1 - found.confidence) / 2,
-        power=POWER,
-        ratio=0,
-        alternative="larger",
-    )
-    z2 = np.asarray(needed).item() * distance**2 / per_image
-    room = distance**2 - z2 * found.seed_variance
-    return math.ceil(z2 * per_image / room) if room > 0 else None
+    distance = noncentrality(found.degrees_of_freedom, (1 - found.confidence) / 2, "larger")
+    left = (room / distance) ** 2 - found.seed_variance
+    return math.ceil(per_image / left) if left > 0 else None

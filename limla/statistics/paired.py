@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limla.errors import SettingsError
-from limla.statistics.crossed import CrossedMean, FloatArray, crossed_mean, resampled_means
+from limla.statistics.crossed import CrossedMean, FloatArray, crossed_mean, resampled_means, source_sums
 from limla.statistics.intervals import Interval
 from limla.statistics.score_interval import paired_score_interval
 
@@ -28,13 +28,18 @@ class PairedDifference:
     Attributes:
         difference: mean score after − before; in [-1, 1] for correct/wrong scores.
         low, high: its confidence interval, at level `confidence`.
-        interval_method: "bootstrap" or "score".
+        interval_method: "bootstrap", or "score" where fewer than 30 source images changed.
         p_value: of the null hypothesis that `test` names.
-        test: "McNemar exact", "McNemar chi-square", "sign flips", "t" or "crossed t".
-        num_lost, num_gained: pairs whose score fell, rose; summed over the seeds.
+        test: what was tested. One seed, one row per source image: "McNemar exact" below 25 discordant pairs, else
+            "McNemar chi-square" (with continuity correction): these models, other images. Several rows per source
+            image: "sign flips" of whole source images below 30 that changed, else "t" over them. Several seeds:
+            "crossed t": the mean change over other images and other trainings is 0; below 30 source images that
+            changed, "sign flips and crossed t", the larger p-value of both.
+        num_lost, num_gained: pairs whose score fell, or rose; summed over the seeds.
         flip_rate: (num_lost + num_gained) / all pairs, in [0, 1].
+        is_binary: whether all scores are 0 or 1.
         num_images: rows per seed; num_sources: different source images among them; num_seeds: training seeds.
-        standard_error: of the difference, and its degrees of freedom.
+        standard_error: of the difference; degrees_of_freedom: those that it counts with.
         seed_variance: the part of standard_error² that more images would not shrink; 0 for one seed.
         detectable: the smallest difference that this sample would find with 80% power at the 5% level.
     """
@@ -49,6 +54,7 @@ class PairedDifference:
     num_lost: int
     num_gained: int
     flip_rate: float
+    is_binary: bool
     num_images: int
     num_sources: int
     num_seeds: int
@@ -86,39 +92,33 @@ def paired_difference(
         raise SettingsError(f"confidence {confidence} must lie between 0 and 1, for example 0.95")
     if num_resamples < 100:
         raise SettingsError(f"num_resamples {num_resamples} is too few for an interval: give at least 100")
-    change = new - old
-    num_seeds, num_images = change.shape
-    sums, sizes = _by_source(change, groups)
     is_binary = all(bool(((scores == 0) | (scores == 1)).all()) for scores in (old, new))
-    # linearised ratio: each source image's residual around the overall mean, in units of one image
-    mean = float(change.mean())
-    values = mean + (sums - mean * sizes) * (len(sizes) / num_images)
-    found = crossed_mean(values)
-    num_lost, num_gained = int((change < 0).sum()), int((change > 0).sum())
-    is_sparse = is_binary and int((sums != 0).any(axis=0).sum()) < FEWEST_DISCORDANT
-    if is_sparse:
-        low, high = _sparse_interval(change, found, len(sizes), confidence)
+    changes = _Changes.of(new - old, groups, is_binary)
+    found = crossed_mean(changes.values)
+    if changes.is_sparse:
+        low, high = _sparse_interval(changes, found, confidence)
     else:
-        low, high = _bootstrap_interval(values, found, confidence, num_resamples, np.random.default_rng(seed))
-    p_value, test = _test(num_lost, num_gained, sums, num_images, found, is_binary)
+        low, high = _bootstrap_interval(changes, found, confidence, num_resamples, np.random.default_rng(seed))
+    p_value, test = _test(changes, found)
     return PairedDifference(
-        difference=mean,
-        low=min(low, mean),
-        high=max(high, mean),
+        difference=found.mean,
+        low=low,
+        high=high,
         confidence=confidence,
-        interval_method="score" if is_sparse else "bootstrap",
+        interval_method="score" if changes.is_sparse else "bootstrap",
         p_value=p_value,
         test=test,
-        num_lost=num_lost,
-        num_gained=num_gained,
-        flip_rate=(num_lost + num_gained) / change.size,
-        num_images=num_images,
-        num_sources=len(sizes),
-        num_seeds=num_seeds,
+        num_lost=changes.num_lost,
+        num_gained=changes.num_gained,
+        flip_rate=(changes.num_lost + changes.num_gained) / old.size,
+        is_binary=is_binary,
+        num_images=old.shape[1],
+        num_sources=changes.num_sources,
+        num_seeds=len(old),
         standard_error=found.standard_error,
         degrees_of_freedom=found.degrees_of_freedom,
         seed_variance=found.seed_variance,
-        detectable=_detectable(found, len(sizes), is_binary),
+        detectable=_detectable(changes, found),
     )
 
 
@@ -143,91 +143,169 @@ def _scores(before: npt.ArrayLike, after: npt.ArrayLike) -> tuple[FloatArray, Fl
     return old, new
 
 
-def _by_source(change: FloatArray, groups: npt.ArrayLike | None) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """The (S, G) sums over each source image's columns, and the (G,) number of its columns."""
-    num_images = change.shape[1]
-    if groups is None:
-        return change, np.ones(num_images, np.int64)
-    ids = np.asarray(groups)
-    if ids.shape != (num_images,):
-        raise ValueError(
-            f"groups of shape {ids.shape} for {num_images} images: give one source image per column"
-        )
-    _, index, sizes = np.unique(ids, return_inverse=True, return_counts=True)
-    sums = np.stack([np.bincount(index, weights=row, minlength=len(sizes)) for row in change])
-    return sums.astype(np.float64), sizes.astype(np.int64)
+class _Changes:
+    """The changes of score, row by row and source image by source image."""
+
+    def __init__(
+        self, sums: FloatArray, sizes: npt.NDArray[np.int64], num_lost: int, num_gained: int, is_binary: bool
+    ):
+        self.sums = sums  # (S, G): over each source image's rows
+        self.num_rows = int(sizes.sum()) * len(sums)
+        self.num_sources = len(sizes)
+        self.num_lost, self.num_gained, self.is_binary = num_lost, num_gained, is_binary
+        mean = float(sums.sum()) / self.num_rows
+        # linearised ratio: each source image's residual around the overall mean, in units of one image
+        self.values = mean + (sums - mean * sizes) * (self.num_sources / float(sizes.sum()))
+
+    @classmethod
+    def of(cls, change: FloatArray, groups: npt.ArrayLike | None, is_binary: bool) -> _Changes:
+        counts = int((change < 0).sum()), int((change > 0).sum())
+        if groups is None:
+            return cls(change, np.ones(change.shape[1], np.int64), *counts, is_binary)
+        sums, sizes = source_sums(change, groups)
+        return cls(sums, sizes, *counts, is_binary)
+
+    @property
+    def by_source(self) -> FloatArray:
+        """(G,) lost (below 0) or gained rows of each source image, over all seeds."""
+        return self.sums.sum(axis=0)
+
+    @property
+    def num_discordant(self) -> int:
+        """Source images that changed on balance, under any seed."""
+        return int((self.sums != 0).any(axis=0).sum())
+
+    @property
+    def is_sparse(self) -> bool:
+        """Too few events for a bootstrap."""
+        return self.is_binary and self.num_discordant < FEWEST_DISCORDANT
+
+    @property
+    def is_plain(self) -> bool:
+        """One row per source image: the pairs are independent."""
+        return self.num_rows == self.num_sources
 
 
-def _sparse_interval(change: FloatArray, found: CrossedMean, num_sources: int, confidence: float) -> Interval:
-    """Tango's interval on the source images: the seeds' counts are averaged, as if they shared all their flips."""
+def _sparse_interval(changes: _Changes, found: CrossedMean, confidence: float) -> Interval:
+    """Tango's interval with effective counts; where seeds differ, as far as Student's interval reaches too.
+
+    Rows of one source image share their luck: n rows are worth n / deff independent pairs (Kish, Survey Sampling, 1965;
+    with score intervals: Korn & Graubard, Survey Methodology 24, 1998). deff is estimated from the rows, yet from few
+    events badly, so it is drawn towards the greatest it can be, the rows per source image, which it is without events.
+    """
     from scipy.stats import norm
 
-    scale = num_sources / change.size
-    return paired_score_interval(
-        float((change > 0).sum()) * scale,
-        float((change < 0).sum()) * scale,
-        num_sources,
+    deff = 1.0
+    if not changes.is_plain:
+        most = changes.num_rows / changes.num_sources
+        pooled = (changes.num_lost + changes.num_gained) / changes.num_rows - found.mean**2
+        seen = max(1.0, found.image_variance * changes.num_rows / pooled) if pooled > 0 else most
+        doubt = 1 / (1 + (changes.num_discordant / 2) ** 2)
+        deff = doubt * most + (1 - doubt) * seen
+    score = paired_score_interval(
+        changes.num_gained / deff,
+        changes.num_lost / deff,
+        changes.num_rows / deff,
         critical=float(norm.ppf((1 + confidence) / 2)),
     )
+    if not found.seed_variance > 0:
+        return score
+    half = found.critical(confidence) * found.standard_error
+    return Interval(max(-1.0, min(score.low, found.mean - half)), min(1.0, max(score.high, found.mean + half)))
 
 
 def _bootstrap_interval(
-    values: FloatArray,
+    changes: _Changes,
     found: CrossedMean,
     confidence: float,
     num_resamples: int,
     generator: np.random.Generator,
 ) -> Interval:
-    """Percentiles of means of resampled images, plus the seeds' part, stretched by Student's t for few seeds."""
-    from scipy.stats import norm, t
+    """Percentiles of the means of resampled source images, the seeds' part added, stretched by Student's t.
+
+    Few seeds cannot be resampled: three have ten different resamples, and percentiles of these are far too narrow. So
+    the seeds' level of the bootstrap is parametric, a normal deviation with their variance component.
+    """
+    from scipy.stats import norm
 
     if not math.isfinite(found.standard_error):
         return Interval(math.nan, math.nan)
-    deviations = resampled_means(values.mean(axis=0), num_resamples, generator) - found.mean
+    deviations = resampled_means(changes.values.mean(axis=0), num_resamples, generator) - found.mean
     if found.seed_variance > 0:
         deviations += generator.normal(0.0, math.sqrt(found.seed_variance), num_resamples)
-    tail = (1 + confidence) / 2
-    stretch = float(t.ppf(tail, found.degrees_of_freedom)) / float(norm.ppf(tail))
-    low, high = found.mean + stretch * np.quantile(deviations, [1 - tail, tail])
-    return Interval(float(low), float(high))
+    tail = (1 - confidence) / 2
+    stretch = found.critical(confidence) / float(norm.ppf(1 - tail))
+    low, high = found.mean + stretch * np.quantile(deviations, [tail, 1 - tail])
+    if changes.is_binary:
+        low, high = max(-1.0, low), min(1.0, high)
+    return Interval(min(float(low), found.mean), max(float(high), found.mean))
 
 
-def _test(
-    num_lost: int,
-    num_gained: int,
-    sums: FloatArray,
-    num_images: int,
-    found: CrossedMean,
-    is_binary: bool,
-) -> tuple[float, str]:
-    """The p-value and the name of the test."""
-    from scipy.stats import t
+def _test(changes: _Changes, found: CrossedMean) -> tuple[float, str]:
+    """The p-value and the test's name; `PairedDifference` says what each tests."""
     from statsmodels.stats.contingency_tables import mcnemar
 
-    if len(sums) == 1 and is_binary and sums.shape[1] == num_images:
-        is_exact = num_lost + num_gained < FEWEST_FOR_CHI_SQUARE
-        result: Any = mcnemar([[0, num_lost], [num_gained, 0]], exact=is_exact, correction=True)
+    if changes.is_plain and changes.is_binary:
+        is_exact = changes.num_lost + changes.num_gained < FEWEST_FOR_CHI_SQUARE
+        table = [[0, changes.num_lost], [changes.num_gained, 0]]
+        result: Any = mcnemar(table, exact=is_exact, correction=True)
         return float(result.pvalue), "McNemar exact" if is_exact else "McNemar chi-square"
-    name = "t" if len(sums) == 1 else "crossed t"
+    by_seed = "crossed t" if len(changes.sums) > 1 else "t"
+    if not changes.is_sparse:
+        return _t_test(found), by_seed
+    flips = sign_flip_p_value(changes.by_source)
+    if len(changes.sums) == 1:
+        return flips, "sign flips"
+    # an image that flips under all seeds is one event; seeds that differ are worth less than their images
+    return max(flips, _t_test(found)), "sign flips and crossed t"
+
+
+def _t_test(found: CrossedMean) -> float:
+    from scipy.stats import t
+
     if found.mean == 0:
-        return 1.0, name
+        return 1.0
     if not found.standard_error > 0:
-        return (math.nan if math.isnan(found.standard_error) else 0.0), name
-    return float(2 * t.sf(abs(found.mean) / found.standard_error, found.degrees_of_freedom)), name
+        return math.nan if math.isnan(found.standard_error) else 0.0
+    return float(2 * t.sf(abs(found.mean) / found.standard_error, found.degrees_of_freedom))
 
 
-def _detectable(found: CrossedMean, num_sources: int, is_binary: bool) -> float:
-    """The difference whose test has 80% power, with the variance seen here.
+def sign_flip_p_value(sums: FloatArray) -> float:
+    """Exact two-sided p-value of Σ sums when each sum is as likely to have the other sign; (G,) whole numbers.
 
-    Correct/wrong scores that change by d on average vary by at least d − d²; where fewer pairs differ than that, this
-    least variance is taken, so a sample without any flip does not promise to find anything.
+    Without an effect "before" and "after" of a source image could be swapped, with all its rows. For sums of ±1 it is
+    McNemar's exact test; larger ones make it its version for clusters.
     """
+    from scipy.stats import binom
+
+    weights, counts = np.unique(np.abs(sums[sums != 0]).astype(np.int64), return_counts=True)
+    chances = np.ones(1)  # of Σ of the parts with a positive sign
+    for weight, count in zip(weights, counts, strict=True):
+        steps = np.zeros(weight * count + 1)
+        steps[::weight] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, steps)
+    total = len(chances) - 1
+    distance = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[distance >= abs(round(float(sums.sum())))].sum()))
+
+
+def noncentrality(degrees_of_freedom: float, alpha: float, alternative: str) -> float:
+    """So many standard errors must an effect measure for a t test to find it with 80% power (statsmodels)."""
     from statsmodels.stats.power import TTestPower
 
+    nobs = degrees_of_freedom + 1
+    effect = TTestPower().solve_power(nobs=nobs, alpha=alpha, power=POWER, alternative=alternative)
+    return float(np.asarray(effect).item()) * math.sqrt(nobs)
+
+
+def _detectable(changes: _Changes, found: CrossedMean) -> float:
+    """The difference whose test has 80% power, with the variance seen here.
+
+    Correct/wrong scores that change by d on average vary by at least d − d²; where less was seen, that is taken: a
+    sample without any flip does not promise to find anything.
+    """
     if not found.degrees_of_freedom > 0:
         return math.nan
-    nobs = found.degrees_of_freedom + 1
-    effect = TTestPower().solve_power(nobs=nobs, alpha=ALPHA, power=POWER, alternative="two-sided")
-    factor = np.asarray(effect).item() * math.sqrt(nobs)
-    least = factor**2 / (num_sources + factor**2) if is_binary else 0.0
-    return max(factor * found.standard_error, least)
+    distance = noncentrality(found.degrees_of_freedom, ALPHA, "two-sided")
+    least = distance**2 / (changes.num_sources + distance**2) if changes.is_binary else 0.0
+    return max(distance * found.standard_error, least)

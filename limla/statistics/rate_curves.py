@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limla.errors import SettingsError
-from limla.statistics.crossed import FloatArray, resampled_means
-from limla.statistics.intervals import Interval
+from limla.statistics.crossed import FloatArray
 
 Method = Literal["pchip", "akima"]
 FEWEST_POINTS = 4
@@ -160,87 +158,3 @@ def _bd_score(
         method=method, require_matching_points=False, min_overlap=0,
     )  # fmt: skip
     return float(value), ""
-
-
-@dataclass(frozen=True)
-class BdInterval:
-    """Bjøntegaard's deltas of measured curves, with intervals.
-
-    Attributes:
-        result: of the scores as measured (means over seeds and images).
-        bd_rate_percent, bd_score: intervals; NaN ends where the value is refused, or was in too many resamples.
-        refused_rate, refused_score: shares of the resamples in which the value was refused, in [0, 1].
-    """
-
-    result: BdResult
-    bd_rate_percent: Interval
-    bd_score: Interval
-    refused_rate: float
-    refused_score: float
-
-
-MOST_REFUSED = 0.05
-"""With more resamples refused than this there is no interval: the rest is a choice, not a sample."""
-
-
-def bd_interval(
-    rates_a: npt.ArrayLike,
-    correct_a: npt.ArrayLike,
-    rates_b: npt.ArrayLike,
-    correct_b: npt.ArrayLike,
-    *,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    method: Method = "pchip",
-    min_overlap: float = LEAST_OVERLAP,
-) -> BdInterval:
-    """`bd_metrics` with percentile bootstrap intervals over images, which both curves share.
-
-    Args:
-        rates_a, rates_b: (Q,) mean rates, or (Q, N) per image, which are then resampled with the images.
-        correct_a, correct_b: (Q, S, N) scores, Q qualities × S seeds × N images; Q may differ between the curves, image
-            n is the same everywhere.
-        confidence, num_resamples, seed: of the bootstrap.
-        method, min_overlap: as in `bd_metrics`.
-
-    Raises:
-        ValueError: shapes that do not fit.
-    """
-    scores = [np.asarray(given, np.float64) for given in (correct_a, correct_b)]
-    rates = [np.asarray(given, np.float64) for given in (rates_a, rates_b)]
-    num_images = scores[0].shape[-1]
-    for rate, score in zip(rates, scores, strict=True):
-        if score.ndim != 3 or score.shape[-1] != num_images:
-            raise ValueError(f"scores of shape {score.shape}: (Q, S, {num_images}) expected")
-        if rate.shape not in ((len(score),), (len(score), num_images)):
-            raise ValueError(f"rates of shape {rate.shape} for scores of shape {score.shape}: (Q,) or (Q, N)")
-    columns = [score.mean(axis=1) for score in scores] + [rate for rate in rates if rate.ndim == 2]
-    splits = np.cumsum([len(part) for part in columns])[:-1]
-
-    def deltas(means: FloatArray) -> BdResult:
-        parts = np.split(means, splits)
-        means_a, means_b, rest = parts[0], parts[1], parts[2:]
-        curve_rates = [rest.pop(0) if rate.ndim == 2 else rate for rate in rates]
-        return bd_metrics(
-            curve_rates[0], means_a, curve_rates[1], means_b, method=method, min_overlap=min_overlap
-        )
-
-    values = np.concatenate(columns).T
-    result = deltas(values.mean(axis=0))
-    draws = [deltas(means) for means in resampled_means(values, num_resamples, np.random.default_rng(seed))]
-    rate_interval, refused_rate = _percentiles(
-        result.bd_rate_percent, [draw.bd_rate_percent for draw in draws], confidence
-    )
-    score_interval, refused_score = _percentiles(result.bd_score, [draw.bd_score for draw in draws], confidence)
-    return BdInterval(result, rate_interval, score_interval, refused_rate, refused_score)
-
-
-def _percentiles(value: float | None, draws: list[float | None], confidence: float) -> tuple[Interval, float]:
-    known = [draw for draw in draws if draw is not None]
-    refused = 1 - len(known) / len(draws)
-    if value is None or refused > MOST_REFUSED:
-        return Interval(math.nan, math.nan), refused
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
-    return Interval(float(low), float(high)), refused
