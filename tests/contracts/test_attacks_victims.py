@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from limla.errors import DataError, SettingsError
 from limla.models import parts
 from limla.models.victim import Victim
-from tests.contracts.victims import NAMES, REAL, SmallNet, batch, make, trained
+from tests.contracts.victims import (
+    ATTACKING,
+    NAMES,
+    NOISE,
+    SPLITTING,
+    WHITE_BOX,
+    SmallNet,
+    accuracy,
+    batch,
+    make,
+    trained,
+)
 
 __all__ = ["batch", "trained"]  # fixtures
 
@@ -54,7 +65,7 @@ def test_the_model_is_left_exactly_as_it_was(name: str, batch: tuple[Tensor, Ten
     assert model.conv.bias.grad is None
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ATTACKING)
 def test_attack_sees_eval_mode_and_frozen_parameters(name: str, batch: tuple[Tensor, Tensor]) -> None:
     seen: list[tuple[bool, bool]] = []
 
@@ -68,7 +79,7 @@ def test_attack_sees_eval_mode_and_frozen_parameters(name: str, batch: tuple[Ten
     assert set(seen) == {(False, False)}
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ATTACKING)
 def test_model_is_restored_when_the_attack_fails(name: str, batch: tuple[Tensor, Tensor]) -> None:
     class Failing(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
@@ -81,7 +92,7 @@ def test_model_is_restored_when_the_attack_fails(name: str, batch: tuple[Tensor,
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ATTACKING)
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_an_error(
     name: str, poison: float, batch: tuple[Tensor, Tensor]
@@ -93,7 +104,7 @@ def test_logits_that_are_not_finite_are_an_error(
         make(name).run(model, *batch, seed=0)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", WHITE_BOX)
 def test_gradients_that_are_not_finite_are_an_error(name: str, batch: tuple[Tensor, Tensor]) -> None:
     class RootOfZero(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
@@ -104,10 +115,8 @@ def test_gradients_that_are_not_finite_are_an_error(name: str, batch: tuple[Tens
         make(name).run(RootOfZero().eval(), *batch, seed=0)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", WHITE_BOX)
 def test_models_that_cannot_be_attacked_are_named(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    images, labels = batch
-
     class Detached(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images.round().detach())
@@ -117,14 +126,71 @@ def test_models_that_cannot_be_attacked_are_named(name: str, batch: tuple[Tensor
             return {"logits": super().forward(images)}
 
     with pytest.raises(SettingsError, match="does not depend differentiably"):
-        make(name).run(Detached().eval(), images, labels, seed=0)
-    with pytest.raises(SettingsError, match="dict for 24 images"):
+        make(name).run(Detached().eval(), *batch, seed=0)
+
+
+@pytest.mark.parametrize("name", ATTACKING)
+def test_models_of_other_outputs_are_named(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+
+    class Dictionary(SmallNet):
+        def forward(self, images: Tensor) -> Any:
+            return {"logits": super().forward(images)}
+
+    class OneClass(SmallNet):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(images)[:, :1]
+
+    with pytest.raises(SettingsError, match=r"dict for (24|1) images"):
         make(name).run(Dictionary().eval(), images, labels, seed=0)
     with pytest.raises(DataError, match="do not fit a model of 3 classes"):
         make(name).run(SmallNet().eval(), images, labels + 2, seed=0)
+    with pytest.raises(SettingsError, match="one class has no wrong answer"):
+        make(name).run(OneClass().eval(), images, labels * 0, seed=0)
 
 
-@pytest.mark.parametrize("name", REAL)
+def test_a_black_box_attack_needs_no_gradient(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    class Rounding(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            assert not torch.is_grad_enabled()
+            return trained((images * 255).round() / 255).detach()
+
+    adversarial = make("square", 16 / 255).run(Rounding(), *batch, seed=0)
+    assert accuracy(trained, adversarial, batch[1]) < 0.5
+
+
+@pytest.mark.parametrize("name", NOISE)
+def test_noise_never_asks_the_model(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    class Unused(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise AssertionError("asked")
+
+    make(name).run(Unused(), *batch, seed=0)
+
+
+@pytest.mark.parametrize("name", ATTACKING)
+def test_an_image_costs_the_passes_that_are_told(
+    name: str, trained: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    num_images = 0
+
+    class Counting(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal num_images
+            num_images += len(images)
+            return trained(images)
+
+    attack = make(name, 1 / 255)  # which every image withstands
+    attack.run(Counting(), *batch, seed=0)
+    # besides, the number of classes is asked of one image
+    asked = attack.target != "" or name == "autoattack"
+    told = attack.num_gradients * len(batch[1]) + asked
+    # 2 of 9 targets, in a model of three classes
+    assert num_images <= told
+    assert num_images == told or name == "autoattack"
+
+
+@pytest.mark.parametrize("name", ATTACKING)
 def test_a_model_without_parameters_prints_nothing(
     name: str, batch: tuple[Tensor, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +204,7 @@ def test_a_model_without_parameters_prints_nothing(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", ATTACKING)
 def test_a_models_own_mean_and_std_are_not_taken_for_a_normalisation(
     name: str, trained: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
@@ -178,7 +244,7 @@ def test_a_batch_that_is_none_is_refused(
         make(name).run(trained, *spoil(*batch), seed=0)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", SPLITTING)
 def test_parts_and_threads_do_not_change_the_result(
     name: str, trained: nn.Module, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +269,7 @@ def test_parts_and_threads_do_not_change_the_result(
             assert torch.equal(adversarial, found[images_per_part, 1]), key
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", SPLITTING)
 def test_a_parts_error_is_the_attacks_error(
     name: str, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,3 +279,28 @@ def test_a_parts_error_is_the_attacks_error(
         model.head.bias[1] = float("nan")
     with pytest.raises(DataError, match="logits are NaN or infinite"):
         make(name).run(Victim(model, 0, False, (), splits=True), *batch, seed=0)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKING if name not in SPLITTING])
+def test_attacks_of_whole_batches_run_on_victims_that_split(
+    name: str, trained: nn.Module, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = make(name, 5 / 255)
+    whole = attack.run(trained, *batch, seed=5)
+    monkeypatch.setattr(parts, "PART_BYTES", 5 * batch[0][0].numel() * 4)
+    victim = Victim(trained, 0, False, (), splits=True)
+    found = attack.run(victim, *batch, seed=5)
+    assert torch.equal(found, attack.run(victim, *batch, seed=5))
+    assert torch.equal(trained(found).argmax(1), trained(whole).argmax(1))
+    assert 0 < accuracy(trained, found, batch[1]) < 1
+
+
+@pytest.mark.parametrize("name", [name for name in SPLITTING if not make(name).uses_seed])
+def test_an_image_alone_meets_the_same_attack(
+    name: str, trained: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    attack = make(name, 5 / 255)
+    together = attack.run(trained, images, labels, seed=0)
+    alone = torch.cat([attack.run(trained, images[i : i + 1], labels[i : i + 1], seed=0) for i in range(8)])
+    assert float(((alone - together[:8]).abs() <= 1e-4).float().mean()) >= 0.99

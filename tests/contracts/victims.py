@@ -6,17 +6,59 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limla.attacks.base import Attack, attack_parameters, build_attack
+from limla.attacks.base import Attack, attack_norm, attack_parameters, build_attack
+from limla.plans import ATTACK_KNOWLEDGE, parse_attack
 from limla.registry import ATTACKS
 
 EPS = 8 / 255
-NAMES = ATTACKS.names()
+SIDE = 12
+VARIANTS = ["gaussian-noise:norm=l2", "pgd:norm=l2", "pgd:restarts=2", "pgd:target=random", "cw:searches=2"]
+NAMES = [*ATTACKS.names(), *VARIANTS]
+"""Every attack of the catalogue with its defaults, and those that other parameters make."""
 REAL = [name for name in NAMES if name != "none"]
 
 
+def catalogue_name(name: str) -> str:
+    """Of an attack with parameters: "pgd:norm=l2" is pgd."""
+    return name.partition(":")[0]
+
+
+def _known_as(*knowledge: str) -> list[str]:
+    return [name for name in REAL if ATTACK_KNOWLEDGE[catalogue_name(name)] in knowledge]
+
+
+WHITE_BOX = _known_as("white-box")
+ATTACKING = _known_as("white-box", "black-box")
+NOISE = _known_as("none")
+SPLITTING = [name for name in ATTACKING if ATTACKS.load(catalogue_name(name)).splits_batches]
+_FEWER: dict[str, dict[str, float]] = {
+    "cw": {"steps": 20, "lr": 0.03},
+    "square": {"n_queries": 300},
+    "autoattack": {"steps": 20, "n_queries": 100},
+}
+"""Cheaper than the defaults, for attacks of thousands of passes."""
+
+
 def make(name: str, eps: float = EPS) -> Attack:
-    """The attack, with `eps` where it takes one."""
-    return build_attack(name, {"eps": eps}) if "eps" in attack_parameters(name) else build_attack(name)
+    """The attack, where it takes eps with `eps` in linf, and with the length of its ball's corners in l2."""
+    plan = parse_attack(name)
+    if "eps" not in attack_parameters(plan.name):
+        return build_attack(plan.name)
+    parameters = {**_FEWER.get(plan.name, {}), **dict(plan.parameters)}
+    norm = attack_norm(plan.name, parameters)
+    return build_attack(plan.name, {**parameters, "eps": eps if norm == "linf" else eps * (3 * SIDE**2) ** 0.5})
+
+
+def distances(attack: Attack, adversarial: Tensor, images: Tensor) -> Tensor:
+    """(N,) how far each image has moved in the attack's norm."""
+    order = float("inf") if attack.norm == "linf" else 2
+    return torch.linalg.vector_norm((adversarial - images).flatten(1), ord=order, dim=1)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of the images that the model is right on."""
+    return float((model(images).argmax(1) == labels).float().mean())
 
 
 class SmallNet(nn.Module):
@@ -34,7 +76,7 @@ class SmallNet(nn.Module):
         return self.head(self.dropout(features))
 
 
-def labelled_images(num_images: int, seed: int, side: int = 12) -> tuple[Tensor, Tensor]:
+def labelled_images(num_images: int, seed: int, side: int = SIDE) -> tuple[Tensor, Tensor]:
     """Noise whose class is the brightest colour channel."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num_images) % 3
