@@ -1,0 +1,147 @@
+"""Mistakes in a study file are found at their line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from limla.errors import LimlaError
+from limla.study import read_study
+from limla.study.lines import line_of
+
+_TEXT = """\
+# a study
+output_dir = "out"            # 2
+models = [
+  "compact",  # a ] in a comment
+  "MobileNetV2",
+]
+training.epochs = 3           # 7
+
+[[datasets]]                  # 9
+raw = "photos [1]"
+
+[[datasets]]                  # 12
+raw = "others"
+
+[ evaluation ]                # 15
+steps = 5
+[[evaluation.attacks]]        # 17
+name = "fgsm"
+[[evaluation.attacks]]        # 19
+name = "pgd"
+eps = ["1/255", "2/255"]      # 21
+[evaluation.attacks.more]     # 22
+deep = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (("output_dir",), 2),
+        (("models",), 3),
+        (("models", 1), 3),
+        (("training", "epochs"), 7),
+        (("training",), 7),
+        (("datasets",), 9),
+        (("datasets", 0), 9),
+        (("datasets", 1, "raw"), 13),
+        (("datasets", 1, "missing"), 12),
+        (("evaluation",), 15),
+        (("evaluation", "steps"), 16),
+        (("evaluation", "attacks"), 17),
+        (("evaluation", "attacks", 0, "name"), 18),
+        (("evaluation", "attacks", 1), 19),
+        (("evaluation", "attacks", 1, "eps", 1), 21),
+        (("evaluation", "attacks", 1, "more", "deep"), 23),
+        (("nowhere",), None),
+        ((), None),
+    ],
+)
+def test_an_entry_is_found_at_its_line(path: tuple[str | int, ...], line: int | None) -> None:
+    assert line_of(_TEXT, path) == line
+
+
+_STUDY = """\
+output_dir = "out"
+models = ["compact"]
+[[datasets]]
+raw = "photos"
+[[codecs]]
+qualities = [10, 50]
+[[train]]
+name = "clean"
+[[train]]
+name = "drawn"
+random_quality = "10-90:40"
+[evaluation]
+eps = "2/255"
+attacks = ["fgsm"]
+[[evaluation.defences]]
+qualities = [10, 50]
+threats = ["static", "bpda"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('models = ["compact"]', "modles = []", "line 2: unknown entry 'modles'; known: data_dir"),
+        ("[10, 50]\n[[train]]", "[10, 500]\n[[train]]", "line 5: quality 500 is out of range"),
+        ('raw = "photos"', 'raw = "photos"\nname = "a/b"', "line 3: dataset name 'a/b': use letters"),
+        ('raw = "photos"', 'name = "x"', "line 3: a dataset needs 'raw'"),
+        (
+            'raw = "photos"',
+            'raw = "photos"\nraws = 1',
+            "line 5: unknown entry 'datasets.0.raws'; known: data_dir",
+        ),
+        ('name = "clean"', "on = 70", "names quality 70, which is not re-encoded; known: source, 10, 50"),
+        ('name = "clean"', "on = [10, 10]", "line 7: a quality is named twice"),
+        ('name = "clean"', "epoch = 1", "line 8: unknown entry 'train.0.epoch'; known: on, name, epochs"),
+        ('name = "clean"', 'epochs = "many"', "line 8: 'train.0.epochs' is 'many'"),
+        ('eps = "2/255"', 'eps = "2/0"', "line 13: '2/0' is not a number"),
+        ('["fgsm"]', '["fgsn"]', "line 14: unknown attack 'fgsn'"),
+        ('["fgsm"]', '[{ name = "pgd", step = 3 }]', "line 14: attack 'pgd' takes no step; it takes eps"),
+        ('["fgsm"]', "[3]", "line 14: 3: expected an attack's name, or a table"),
+        ('threats = ["static", "bpda"]', 'threats = ["statik"]', "line 15: unknown threat model 'statik'"),
+        (
+            'threats = ["static", "bpda"]',
+            'threat = "static"',
+            "line 17: unknown entry 'evaluation.defences.0.threat'",
+        ),
+        (
+            'threats = ["static", "bpda"]',
+            'threats = ["bpda"]\nrandom = true',
+            "line 15: threat model 'bpda' is for",
+        ),
+        ("[[codecs]]", 'codec = "jpeg"\n[[codecs]]', "line 5: unknown entry 'datasets.0.codec'"),
+        (
+            'output_dir = "out"',
+            'output_dir = "out"\nraw = "x"',
+            "line 2: 'raw' and 'datasets' are two ways to say it",
+        ),
+        ('output_dir = "out"', 'output_dir = "out"\nmargin = 0', "margin 0 is out of range"),
+    ],
+)
+def test_a_mistake_in_a_file_names_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "study.toml"
+    assert _STUDY.count(old) == 1
+    path.write_text(_STUDY.replace(old, new), encoding="utf-8")
+    with pytest.raises(LimlaError) as caught:
+        read_study(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_as_it_is_has_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(_STUDY, encoding="utf-8")
+    study = read_study(path)
+    assert [condition.label for condition in study.train_conditions()] == ["clean", "drawn"]
+    assert [defence.label for defence in study.evaluation.defences] == ["jpeg:10", "jpeg:50"]
+    assert study.defended_variants() == (("source", None),)
+    folder = study.data_dir(study.datasets[0])
+    assert folder.parent.parent == tmp_path / "out" / "shards"
+    assert folder.name == "photos"
