@@ -59,6 +59,8 @@ class LimlaCommand(click.Command):
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             reason = (error.strerror or "in the way").lower()
             raise _UserMistake(f"{error.filename}: {reason}; choose another path") from error
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader of the output has gone
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise _OperatingSystemFailed(f"{where}{error.strerror or error}; {self.go_on}") from error

@@ -70,9 +70,8 @@ def advise(
         for note in evidence.notes:
             click.echo(f"note: {note}", err=True)
         if evidence.data is None:
-            click.echo(
-                f"note: bits per pixel of '{evidence.dataset}' are not known without --data-dir", err=True
-            )
+            why = "no --data-dir holds that dataset" if data_dirs else "give its folder as --data-dir"
+            click.echo(f"note: bits per pixel of '{evidence.dataset}' are not known: {why}", err=True)
     for row in rows:
         where = f"{row.dataset}, {row.split}: " if len(chosen) > 1 else ""
         click.echo(where + sentence(row))

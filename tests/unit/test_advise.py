@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,9 +53,27 @@ def test_the_margin_is_in_points(results: Path) -> None:
     done = type_in("advise", results, "--margin", "15")
     assert done.exit_code == 0
     assert "store jpeg at quality 10 or better: it loses less than 15 points" in done.stdout
-    assert done.stderr == "note: bits per pixel of 'flowers' are not known without --data-dir\n"
+    assert done.stderr == "note: bits per pixel of 'flowers' are not known: give its folder as --data-dir\n"
     done = type_in("advise", results, "--margin", "0.5")
     assert "whether any tested quality of jpeg loses less than 0.5 points" in done.stdout
+
+
+def test_data_of_another_dataset_give_no_rates(results: Path, tmp_path: Path) -> None:
+    done = type_in("advise", results, "--data-dir", write_data(tmp_path / "data", "animals"))
+    assert done.exit_code == 0
+    assert "bits per pixel," not in done.stdout
+    assert done.stderr == "note: bits per pixel of 'flowers' are not known: no --data-dir holds that dataset\n"
+
+
+def test_a_reader_who_has_gone_is_no_error(results: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "limla", "advise", str(results)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == 1
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("margin", ["0", "-1", "100", "one", "8/255", "nan"])
