@@ -32,6 +32,7 @@ COMMANDS = {
     "calibration": "limla.cli.calibration:calibration",
     "fetch": "limla.cli.fetch:fetch",
     "bench": "limla.cli.bench:bench",
+    "doctor": "limla.cli.doctor:doctor",
 }
 """Command name → "module:attribute", in the order of the work."""
 
