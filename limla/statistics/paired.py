@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -291,6 +292,12 @@ def sign_flip_p_value(sums: FloatArray) -> float:
 
 def noncentrality(degrees_of_freedom: float, alpha: float, alternative: str) -> float:
     """So many standard errors must an effect measure for a t test to find it with 80% power (statsmodels)."""
+    # solving takes longer than all the rest of a comparison, and a tenth of a degree of freedom changes nothing
+    return _noncentrality(round(degrees_of_freedom, 1), alpha, alternative)
+
+
+@functools.lru_cache(maxsize=1024)
+def _noncentrality(degrees_of_freedom: float, alpha: float, alternative: str) -> float:
     from statsmodels.stats.power import TTestPower
 
     nobs = degrees_of_freedom + 1
