@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from limla.analysis.breakdown import Breakdown, breakdowns
+from limla.analysis.calibration import CalibrationRow, calibration_rows
+from limla.analysis.classes import RecallRow, recall_rows
 from limla.analysis.comparisons import Comparison, Kind, comparisons
 from limla.analysis.defence_table import DefenceRow, defence_rows
+from limla.analysis.flips import FlipRow, flip_rows
 from limla.analysis.limits import Limit, limits
 from limla.analysis.masking import MaskingCheck, masking_checks
 from limla.analysis.pairs import Evidence
@@ -18,7 +22,8 @@ class Analysed:
 
     Attributes:
         margin: the loss of accuracy that is accepted, as a share of the images.
-        comparisons, limits, curves, differences, defences, checks: rows of the modules of `limla.analysis`.
+        comparisons, limits, curves, differences, defences, checks, calibration, recalls, flips, breakdowns: rows of the
+            modules of `limla.analysis`.
     """
 
     margin: float
@@ -28,6 +33,10 @@ class Analysed:
     differences: list[CurveDifference] = field(default_factory=list)
     defences: list[DefenceRow] = field(default_factory=list)
     checks: list[MaskingCheck] = field(default_factory=list)
+    calibration: list[CalibrationRow] = field(default_factory=list)
+    recalls: list[RecallRow] = field(default_factory=list)
+    flips: list[FlipRow] = field(default_factory=list)
+    breakdowns: list[Breakdown] = field(default_factory=list)
 
     def of_kind(self, *kinds: Kind) -> list[Comparison]:
         """The comparisons of some kinds."""
@@ -49,4 +58,8 @@ def analyse(evidence: Evidence | None, margin: float) -> Analysed:
         differences=curve_differences(evidence),
         defences=defence_rows(evidence),
         checks=masking_checks(evidence),
+        calibration=calibration_rows(evidence),
+        recalls=recall_rows(evidence),
+        flips=flip_rows(evidence),
+        breakdowns=breakdowns(evidence),
     )

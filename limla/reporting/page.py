@@ -23,6 +23,7 @@ from limla.reporting.aggregates import ClassRow, class_rows, metric_rows
 from limla.reporting.analysed import Analysed, analyse
 from limla.reporting.cells import metric_cells, simulated_cells
 from limla.reporting.class_figures import class_counts, class_figures
+from limla.reporting.diagnostics import breakdown_tables, calibration_tables, flip_tables, recall_tables
 from limla.reporting.evidence import (
     comparison_tables,
     curve_difference_table,
@@ -31,10 +32,12 @@ from limla.reporting.evidence import (
     masking_tables,
 )
 from limla.reporting.findings import topics
+from limla.reporting.gallery import gallery
 from limla.reporting.headline import headline
 from limla.reporting.notes import missing
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
 from limla.reporting.plots import plotly_script, script_hash
+from limla.reporting.reliability import reliability_diagrams
 from limla.reporting.sections import Section, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
 from limla.reporting.shown import MAX_ROWS
@@ -157,6 +160,7 @@ def _section(
         "defences": defence_tables(analysed.defences),
         "masking": masking_tables(analysed.checks),
         "num_breached": len(breaches(analysed.checks)),
+        **_diagnostics(section, analysed, name),
         "simulated": simulated_cells(section),
         # matplotlib's writer escaped the names
         "matrices": [
@@ -177,6 +181,20 @@ def _section(
         **_of_data(section, name),
     }
     return {**part, "contents": _contents(part)}
+
+
+def _diagnostics(section: Section, analysed: Analysed, name: str) -> dict[str, Any]:
+    """Calibration, recall, flips and where the loss comes from."""
+    shown, why_not = gallery(section, analysed.flips)
+    return {
+        "breakdown": breakdown_tables(analysed.breakdowns),
+        "calibration": calibration_tables(analysed.calibration),
+        "reliability": reliability_diagrams(section, f"{name}-reliability"),
+        "recalls": recall_tables(analysed.recalls, section.class_name),
+        "flips": flip_tables(analysed.flips, section.class_name),
+        "gallery": shown,
+        "no_gallery": why_not,
+    }
 
 
 def _losses(section: Section) -> list[tuple[Any, Any]]:
@@ -225,8 +243,11 @@ def _contents(part: dict[str, Any]) -> list[tuple[str, str]]:
         ("training", "Training conditions compared", part["training"] or part["curves_training"]),
         ("defence", "Compression as a defence", part["defences"]),
         ("masking", "Checks for gradient masking", part["masking"]),
+        ("breakdown", "Where the loss comes from", part["breakdown"]),
         ("encoding", "Rate and distortion", True),
+        ("calibration", "Calibration", part["calibration"]),
         ("classes", "Classes", True),
+        ("flips", "Images that flip first", part["flips"]),
         ("samples", "Sample images", True),
         ("simulated", "Simulated qualities", part["simulated"]),
         ("settings", "Settings and counts", True),

@@ -13,14 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limla.analysis.breakdown import breakdown_table
+from limla.analysis.calibration import calibration_table
+from limla.analysis.classes import recall_table
 from limla.analysis.comparisons import comparison_table
 from limla.analysis.defence_table import defence_table
 from limla.analysis.encodings import EncodingSummary
+from limla.analysis.flips import flip_table
 from limla.analysis.limits import limit_table
 from limla.analysis.masking import masking_table
 from limla.analysis.rate_curves import curve_difference_table, curve_table
 from limla.files import write_bytes
-from limla.reporting import evidence
+from limla.reporting import diagnostics, evidence
 from limla.reporting.aggregates import ClassRow, metric_table
 from limla.reporting.analysed import Analysed
 from limla.reporting.sections import Section
@@ -83,6 +87,10 @@ def tables_of(
         ),
         evidence.DEFENCES: defence_table([row for item in analysed for row in item.defences]),
         evidence.MASKING: masking_table([row for item in analysed for row in item.checks]),
+        diagnostics.CALIBRATION: calibration_table([row for item in analysed for row in item.calibration]),
+        diagnostics.RECALL: recall_table([row for item in analysed for row in item.recalls]),
+        diagnostics.FLIPS: flip_table([row for item in analysed for row in item.flips]),
+        diagnostics.BREAKDOWN: breakdown_table([row for item in analysed for row in item.breakdowns]),
     }
     return {name: table for name, table in found.items() if table.num_rows}
 

@@ -97,7 +97,7 @@ def test_plotly_is_there_once_and_only_named_scripts_run(made: Path) -> None:
 
 def test_plots_hold_the_numbers(made: Path) -> None:
     found = plots_of(page(made))
-    assert list(found) == ["s1-quality-0", "s1-rate-0", "s1-psnr-0", "s1-psnr-1"]
+    assert list(found) == ["s1-quality-0", "s1-rate-0", "s1-psnr-0", "s1-psnr-1", "s1-reliability-0"]
     lines = {(trace["name"], len(trace["x"])): trace for trace in found["s1-rate-0"]["data"] if "name" in trace}
     clean = lines["no attack", 3]
     assert (clean["x"], clean["y"]) == ([0.25, 0.5, 1.0], [35.0, 80.0, 90.0])
