@@ -22,8 +22,8 @@ from limla.benchmarking.machine import describe_machine
 from limla.cli.console import ConsoleProgress
 from limla.files import write_json
 from limla.manifest import list_variants, read_manifest, variant_name
-from limla.reporting.aggregates import metric_rows
 from limla.paths import AnyPath
+from limla.reporting.aggregates import metric_rows
 from limla.results import read_encodings, read_predictions
 from limla.running import run
 from limla.study import Study, read_settings, study_from
