@@ -42,7 +42,8 @@ def test_epochs_and_seeds_draw_independently() -> None:
         draws(Reencoder(asked, seed=1, training=True), 1),
         draws(Reencoder(asked, seed=0, training=False), 1),
     ):
-        pairs = [4 * int(one) // 80 * 4 + 4 * int(two) // 80 for one, two in zip(first, other, strict=True)]
+        places = asked.qualities.index
+        pairs = [4 * places(one) + places(two) for one, two in zip(first, other, strict=True)]
         assert chisquare(np.unique(pairs, return_counts=True)[1]).pvalue > 0.01, "all 16 pairs equally often"
     measured = [draws(Reencoder(asked, seed, training=False), epoch) for seed, epoch in ((0, 1), (5, 9))]
     assert measured[0] == measured[1], "what is measured is the same in every epoch and for every seed"

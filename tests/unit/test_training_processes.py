@@ -10,19 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 
+from limla.attacks.base import build_attack
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.models.checkpoint import load_checkpoint, read_checkpoint
+from limla.plans import parse_attack
 from limla.tasks.classification import Classification
 from limla.training import TrainSettings, train
 from limla.types import Preprocessing
 from tests.toy import make_toy
 
 pytestmark = pytest.mark.slow
+METHODS = {"--random-quality": "5,20,60", "--adversary": "pgd:eps=2/255,steps=2,alpha=1/255"}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -34,11 +38,24 @@ def command(data_dir: Path, output_dir: Path, *more: object) -> list[str]:
     return [str(word) for word in words]
 
 
-def test_killed_and_run_again_it_ends_with_the_same_weights(tmp_path: Path, one_thread: None) -> None:
-    data_dir = make_toy(tmp_path / "toy", counts={"train": 120, "val": 12}).parent
+@pytest.mark.parametrize(
+    ("methods", "num_images", "epochs", "kills"),
+    [({}, 120, 25, (1, 12)), (METHODS, 40, 6, (1, 3))],
+    ids=["standard", "random-attacked"],
+)
+def test_killed_and_run_again_it_ends_with_the_same_weights(
+    methods: dict[str, str],
+    num_images: int,
+    epochs: int,
+    kills: tuple[int, int],
+    tmp_path: Path,
+    one_thread: None,
+) -> None:
+    data_dir = make_toy(tmp_path / "toy", counts={"train": num_images, "val": 12}).parent
     cut = tmp_path / "cut"
-    for kill_after in (1, 12):
-        words = command(data_dir, cut, "--epochs", 25, "--patience", 25, "--augment")
+    for kill_after in kills:
+        length = ("--epochs", epochs, "--patience", epochs)
+        words = command(data_dir, cut, *length, "--augment", *chain(*methods.items()))
         process = subprocess.Popen([sys.executable, *words], env=ENVIRONMENT)
         deadline = time.monotonic() + 120
         while epochs_in(cut) < kill_after and process.poll() is None:
@@ -46,12 +63,16 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(tmp_path: Path, one_
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait(30) == -signal.SIGKILL, "it was killed before it finished"
-    assert 12 <= epochs_in(cut) < 25
+    assert kills[1] <= epochs_in(cut) < epochs
 
     settings = TrainSettings(
-        data_dir, cut, model="compact", epochs=25, patience=25, augment=True, batch_size=8, device="cpu",
+        data_dir, cut, model="compact", epochs=epochs, patience=epochs, augment=True, batch_size=8, device="cpu",
         num_threads=1, preprocessing=Preprocessing(32, "none"),
     )  # fmt: skip
+    if methods:
+        settings = replace(
+            settings, random_qualities=(5, 20, 60), adversary=parse_attack(methods["--adversary"])
+        )
     again, whole = train(settings), train(replace(settings, output_dir=tmp_path / "whole"))
     assert again.metrics == whole.metrics
     for name in ("best.pt", "last.pt"):
@@ -76,7 +97,7 @@ def epochs_in(folder: Path) -> int:
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
-@pytest.mark.parametrize("more", [(), ("--freeze-backbone",)])
+@pytest.mark.parametrize("more", [(), ("--freeze-backbone",), ("--adversary", "fgsm:eps=4/255")], ids=" ".join)
 def test_two_processes_train_one_model(more: tuple[str, ...], tmp_path: Path) -> None:
     # 37 training images and 11 in batches of 8: both splits divide unevenly
     data_dir = make_toy(tmp_path / "toy").parent
@@ -101,5 +122,15 @@ def test_two_processes_train_one_model(more: tuple[str, ...], tmp_path: Path) ->
     assert len(losses) == 11
     assert info["best"]["val_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
     assert info["best"]["val_accuracy"] == pytest.approx(float(correct.float().mean()), rel=1e-6)
-    if not more:
+    if "--freeze-backbone" not in more:
         assert info["best"]["val_accuracy"] > 0.6, "it learns"
+    if "--adversary" in more:
+        # fgsm has no random start: what the two processes found together can be computed by one
+        attack = build_attack("fgsm", {"eps": 4 / 255})
+        (batch,) = open_loader(
+            "cpu", [data_dir / "source"], "val", LoaderSettings(loaded.info.preprocessing, 64)
+        )
+        images = attack.run(loaded.model, batch.images, batch.labels, seed=0)
+        with torch.no_grad():
+            judged_all = Classification().judge(loaded.model(images), batch.labels)
+        assert info["best"]["val_robust_loss"] == pytest.approx(float(judged_all.losses.mean()), rel=1e-3)
