@@ -130,8 +130,8 @@ def curve_differences(evidence: Evidence, num_resamples: int = 1000) -> list[Cur
 
     Compared are, under one attack at a time: each two codecs of a subject; each training condition of a model with the
     one trained on the originals, on one codec; each two models of one training condition, on one codec. Intervals are a
-    bootstrap of `num_resamples` over the images, which both curves share; the mean rates are taken as known, and the
-    seeds as they are.
+    bootstrap of `num_resamples` over the images, which both curves share, with the seeds' part where there are several;
+    the mean rates are taken as known.
 
     A curve holds the checkpoints that were evaluated at all of its qualities. Curves that do not overlap enough, or
     have too few points, are refused with the reason (`limla.statistics.bd_metrics`).
@@ -241,12 +241,12 @@ def _reason(found: BdInterval) -> str:
     ):
         if value is None or _ends(interval) != (None, None):
             continue
-        if math.isnan(interval.low):
-            reasons.append(
-                f"no interval of the {name}: {refused:.0%} of the resampled curves could not be compared"
-            )
-        else:
-            reasons.append(f"no interval of the {name}: the resampled curves are all alike")
+        why = (
+            f"{refused:.0%} of its resamples could not be compared"
+            if refused
+            else "its resamples are all alike"
+        )
+        reasons.append(f"no interval of the {name}: {why}")
     return "; ".join(reasons)
 
 

@@ -7,14 +7,18 @@ points for n = 380, so that the first is within one point and the second cannot 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limla.analysis.comparisons import comparisons
 from limla.analysis.encodings import DataFolder, read_data_folders
 from limla.analysis.limits import LIMIT_SCHEMA, Limit, limit_table, limits, parse_points, sentence
+from limla.codecs.base import QualityScale
 from limla.errors import SettingsError
+from limla.registry import CODECS
 from tests.unit.cells import FGSM, Cell, cell, evidence, images
 from tests.unit.reported import write_data
 
@@ -58,6 +62,31 @@ def test_every_better_quality_must_hold_as_well() -> None:
     assert found.beyond is not None
     assert found.beyond.quality == 50
     assert [loss.result.verdict for loss in found.tested] == ["within", "exceeds", "within"]
+
+
+class Backwards:
+    """A codec whose knob turns the other way, like the QP of a video codec."""
+
+    scale = QualityScale("qp", 0, 51, higher_is_better=False)
+
+
+def test_a_knob_that_turns_the_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CODECS.plugs, "backwards", f"{__name__}:Backwards")
+    cells = [made(None, 300), *(made(quality, right) for quality, right in ((10, 300), (20, 300), (30, 100)))]
+    cells = [
+        (replace(cell, test_codec="backwards") if cell.test_quality else cell, rows) for cell, rows in cells
+    ]
+    found = limit_of(*cells)
+    assert [loss.quality for loss in found.tested] == [10, 20, 30]
+    assert found.limit is not None
+    assert found.limit.quality == 20
+    assert found.beyond is not None
+    assert found.beyond.quality == 30
+    # without the originals the best quality is the lowest number
+    assert [row.change for row in comparisons(evidence(*cells[1:]))] == [
+        "backwards q10 → backwards q30",
+        "backwards q10 → backwards q20",
+    ]
 
 
 def test_when_every_tested_quality_holds_there_is_nothing_beyond() -> None:

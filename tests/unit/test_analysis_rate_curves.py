@@ -183,7 +183,7 @@ def test_one_image_and_no_image_right(tmp_path: AnyPath) -> None:
     assert {point.num_images for curve in rate_curves(found) for point in curve.points} == {1}
     row = difference(found)
     assert (row.bd_rate_percent, row.bd_accuracy, row.bd_accuracy_low) == (None, 0, None)
-    assert "no interval of the BD-accuracy: the resampled curves are all alike" in row.reason
+    assert "no interval of the BD-accuracy: its resamples are all alike" in row.reason
 
 
 def test_rows_as_tables(tmp_path: AnyPath) -> None:
