@@ -102,7 +102,7 @@ class _TrainCommand(TorchrunCommand):
     "--patience", default=5, show_default=True, help="Epochs without a lower val loss before training stops."
 )
 @click.option("--min-delta", default=0.0, show_default=True, help="What counts as lower, in nats.")
-@click.option("--seed", default=0, show_default=True, help="Of weights, order, augmentation and dropout.")
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--adversary", help="Learn from attacked batches only: pgd:eps=2/255,steps=7,alpha=0.5/255 (Madry et al.)."
 )

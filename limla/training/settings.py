@@ -16,7 +16,6 @@ from limla.types import Preprocessing
 
 STANDARD = "standard"
 """The `train_method` of a run without random qualities or an adversary."""
-_ALWAYS_NAMED = ("eps", "steps", "alpha")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class TrainSettings:
         patience: epochs without a lower validation loss before training stops, at least 1.
         min_delta: by how much, in nats, the validation loss must fall to count for `patience`; best.pt is the
             lowest loss whatever this is.
-        seed: of initial weights, shuffling, augmentation and dropout.
+        seed: of initial weights, shuffling, augmentation, dropout, drawn qualities and the adversary's random starts.
         weights: "none", "imagenet" or a file.
         freeze_backbone: train the last layer only; frozen batch norms keep their statistics.
         mean, std: of the model's first layer; None means those of the weights, else ImageNet's.
