@@ -53,13 +53,14 @@ class AutoAttack(Attack):
 
     def _compute(self, victim: nn.Module, images: Tensor, classes: Tensor, start: Tensor) -> Tensor:
         check_squares_fit(self.name, self.norm, images)
+        # torchattacks turns gradients on where it needs them, and would keep every step's graph elsewhere
         with torch.no_grad():
-            num_targets = min(_MOST_TARGETS, victim(images[:1]).shape[1] - 1)
-        shared = {
-            "norm": "Linf" if self.norm == "linf" else "L2",
-            "eps": self.eps,
-            "seed": torch.initial_seed(),
-        }
+            return self._library(victim, victim(images[:1]).shape[1])(images, classes)
+
+    def _library(self, victim: nn.Module, num_classes: int) -> torchattacks.MultiAttack:
+        num_targets = min(_MOST_TARGETS, num_classes - 1)
+        norm, seed = "Linf" if self.norm == "linf" else "L2", torch.initial_seed()
+        shared = {"norm": norm, "eps": self.eps, "seed": seed}
         parts = [
             torchattacks.APGD(victim, steps=self.steps, **shared),
             _TargetedApgd(victim, steps=self.steps, n_restarts=num_targets, loss="dlr", **shared),
@@ -68,7 +69,7 @@ class AutoAttack(Attack):
             ),
             torchattacks.Square(victim, n_queries=self.n_queries, **shared),
         ]
-        return torchattacks.MultiAttack(parts)(images, classes)
+        return torchattacks.MultiAttack(parts)
 
 
 class _TargetedApgd(torchattacks.APGD):
