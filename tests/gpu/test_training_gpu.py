@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from limla.models.checkpoint import load_checkpoint, read_checkpoint
+from limla.plans import parse_attack
 from limla.training import TrainSettings, train
 from limla.types import Preprocessing
 from tests.gpu.conftest import SIDE
@@ -35,6 +36,19 @@ def test_one_epoch(amp: bool, loader: str, shards: Path, tmp_path: Path) -> None
     loaded = load_checkpoint(result.best_checkpoint)
     assert loaded.info.extra["decoder"] == ("dali-gpu" if loader == "auto" else "cpu")
     assert all(torch.isfinite(parameter).all() for parameter in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("loader", ["auto", "cpu"])
+def test_random_quality_against_an_adversary(amp: bool, loader: str, shards: Path, tmp_path: Path) -> None:
+    """Re-encoded files go to the GPU decoder; the attack is float32 with amp too, so a tiny eps does not vanish."""
+    pytest.importorskip("nvidia.dali")
+    adversary = parse_attack("pgd:eps=0.001,steps=2,alpha=0.001")
+    settings = {"amp": amp, "loader": loader, "random_qualities": (10, None, 90), "adversary": adversary}
+    result = train(settings_for(shards, tmp_path, **settings))
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert result.metrics["val_robust_loss"] > result.metrics["val_loss"]
+    assert load_checkpoint(result.best_checkpoint).info.extra["adversary"]["steps"] == 2
 
 
 def test_a_second_epoch_continues_the_first(shards: Path, tmp_path: Path) -> None:
