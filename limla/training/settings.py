@@ -208,9 +208,10 @@ class TrainResult:
     """What a finished run gives back.
 
     Attributes:
-        best_checkpoint: `best.pt`, the weights with the lowest validation loss.
+        best_checkpoint: `best.pt`, the weights with the lowest validation loss; with an adversary the lowest
+            "val_robust_loss".
         metrics: of that epoch: "epoch", and "train_" and "val_" loss (nats), accuracy, precision_macro,
-            recall_macro, f1_macro.
+            recall_macro, f1_macro; with an adversary "val_robust_" loss and accuracy.
         epochs_run: epochs trained until the run stopped.
     """
 
