@@ -78,6 +78,7 @@ def test_targets_are_other_classes_from_the_seed() -> None:
     labels = torch.arange(3000) % 5
     assert build_attack("pgd", {"eps": 0.1}).targets(labels, 5, seed=0) is None
     following = build_attack("pgd", {"eps": 0.1, "target": "next"}).targets(labels, 5, seed=0)
+    assert following is not None
     assert torch.equal(following, (labels + 1) % 5)
     attack = build_attack("pgd", {"eps": 0.1, "target": "random"})
     drawn = attack.targets(labels, 5, seed=1)
@@ -86,8 +87,11 @@ def test_targets_are_other_classes_from_the_seed() -> None:
     assert not bool((drawn == labels).any())
     counts = torch.bincount((drawn - labels) % 5, minlength=5)[1:]
     assert scipy.stats.chisquare(counts.numpy()).pvalue > 0.01
-    assert torch.equal(drawn, attack.targets(labels, 5, seed=1))
-    assert not torch.equal(drawn, attack.targets(labels, 5, seed=2))
+    again, other = attack.targets(labels, 5, seed=1), attack.targets(labels, 5, seed=2)
+    assert again is not None
+    assert other is not None
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, other)
     with pytest.raises(SettingsError, match="aims at another class, and the model knows 1"):
         attack.targets(labels * 0, 1, seed=0)
 
@@ -100,7 +104,9 @@ def test_a_targeted_attack_reaches_its_targets(
     plan = parse_attack(f"pgd:{norm},target={target}")
     attack = build_attack(plan.name, dict(plan.parameters))
     adversarial = attack.run(trained, *batch, seed=4)
-    assert torch.equal(trained(adversarial).argmax(1), attack.targets(batch[1], 3, seed=4))
+    targets = attack.targets(batch[1], 3, seed=4)
+    assert targets is not None
+    assert torch.equal(trained(adversarial).argmax(1), targets)
 
 
 @pytest.mark.parametrize(
