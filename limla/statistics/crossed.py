@@ -13,6 +13,10 @@ _CHUNK_NUMBERS = 4_000_000
 """So many random counts are held at once: 32 MB."""
 
 
+_FEW_ROWS = 500
+"""Up to so many different rows multinomial counts cost nothing that would be felt."""
+
+
 class CrossedMean(NamedTuple):
     """The mean of an (S, G) table of seeds × source images, and how sure it is.
 
@@ -101,11 +105,10 @@ def resampled_means(values: FloatArray, num_resamples: int, generator: np.random
     images there are. Where many differ, single rows are drawn and counted. Memory is bounded by drawing in chunks.
     """
     total = len(values)
-    flat = values.reshape(total, -1)
-    rows, counts = np.unique(flat, axis=0, return_counts=True)
-    has_few = len(rows) <= total // 10
+    rows, counts = np.unique(values.reshape(total, -1), axis=0, return_counts=True)
+    has_few = len(rows) <= max(_FEW_ROWS, total // 10)
     if not has_few:
-        rows = flat
+        rows = np.repeat(rows, counts, axis=0)  # sorted: the order of the images changes nothing
     means = np.empty((num_resamples, rows.shape[1]))
     chunk = max(1, _CHUNK_NUMBERS // len(rows))
     for start in range(0, num_resamples, chunk):

@@ -15,8 +15,9 @@ from limla.statistics.crossed import CrossedMean, FloatArray, crossed_mean, resa
 from limla.statistics.intervals import Interval
 from limla.statistics.score_interval import paired_score_interval
 
-FEWEST_DISCORDANT = 30
-"""Below so many discordant source images the interval is a score interval: a bootstrap of few events is too narrow."""
+FEWEST_EVENTS = 30
+"""With fewer source images that changed (or, where most did, that did not) the interval is a score interval: a
+bootstrap of few events is too narrow, and of none it has no width."""
 FEWEST_FOR_CHI_SQUARE = 25
 """Below so many discordant pairs McNemar's test is the exact binomial one."""
 POWER, ALPHA = 0.8, 0.05
@@ -150,7 +151,7 @@ class _Changes:
     def __init__(
         self, sums: FloatArray, sizes: npt.NDArray[np.int64], num_lost: int, num_gained: int, is_binary: bool
     ):
-        self.sums = sums  # (S, G): over each source image's rows
+        self.sums, self.sizes = sums, sizes  # (S, G): over each source image's rows; (G,): their numbers
         self.num_rows = int(sizes.sum()) * len(sums)
         self.num_sources = len(sizes)
         self.num_lost, self.num_gained, self.is_binary = num_lost, num_gained, is_binary
@@ -172,14 +173,15 @@ class _Changes:
         return self.sums.sum(axis=0)
 
     @property
-    def num_discordant(self) -> int:
-        """Source images that changed on balance, under any seed."""
-        return int((self.sums != 0).any(axis=0).sum())
+    def num_events(self) -> int:
+        """Source images that did not do what most did: most stay as they were, or are all lost, or all gained."""
+        patterns = (0, -self.sizes, self.sizes)
+        return self.num_sources - max(int((self.sums == pattern).all(axis=0).sum()) for pattern in patterns)
 
     @property
     def is_sparse(self) -> bool:
         """Too few events for a bootstrap."""
-        return self.is_binary and self.num_discordant < FEWEST_DISCORDANT
+        return self.is_binary and self.num_events < FEWEST_EVENTS
 
     @property
     def is_plain(self) -> bool:
@@ -201,7 +203,7 @@ def _sparse_interval(changes: _Changes, found: CrossedMean, confidence: float) -
         most = changes.num_rows / changes.num_sources
         pooled = (changes.num_lost + changes.num_gained) / changes.num_rows - found.mean**2
         seen = max(1.0, found.image_variance * changes.num_rows / pooled) if pooled > 0 else most
-        doubt = 1 / (1 + (changes.num_discordant / 2) ** 2)
+        doubt = 1 / (1 + (changes.num_events / 2) ** 2)
         deff = doubt * most + (1 - doubt) * seen
     score = paired_score_interval(
         changes.num_gained / deff,
@@ -315,4 +317,6 @@ def _detectable(changes: _Changes, found: CrossedMean) -> float:
         return math.nan
     distance = noncentrality(found.degrees_of_freedom, ALPHA, "two-sided")
     least = distance**2 / (changes.num_sources + distance**2) if changes.is_binary else 0.0
-    return max(distance * found.standard_error, least)
+    # McNemar's tests take one pair off the difference
+    correction = 1 / changes.num_rows if changes.is_plain and changes.is_binary else 0.0
+    return max(distance * found.standard_error + correction, least)

@@ -130,7 +130,7 @@ def _bd_rate(
 ) -> tuple[float | None, str]:
     for name, curve in (("first", curve_a), ("second", curve_b)):
         if len(curve[0]) < FEWEST_POINTS:
-            return None, f"no BD-rate: the {name} curve rises over only {len(curve[0])} points"
+            return None, f"no BD-rate: the {name} curve rises over only {len(curve[0])} of its points"
     if overlap < min_overlap:
         return None, f"no BD-rate: the curves share {overlap:.0%} of their scores, {min_overlap:.0%} are needed"
     from bjontegaard import bd_rate
