@@ -34,6 +34,7 @@ from limla.reporting.evidence import (
 from limla.reporting.findings import topics
 from limla.reporting.gallery import gallery
 from limla.reporting.headline import headline
+from limla.reporting.methods import methods
 from limla.reporting.notes import missing
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
 from limla.reporting.plots import plotly_script, script_hash
@@ -178,6 +179,7 @@ def _section(
         "models": list(dict.fromkeys(subject.model for subject in section.subjects)),
         "subjects": section.subjects,
         "conditions": _distinct(section),
+        "methods": methods(section, analysed, results_dir),
         **_of_data(section, name),
     }
     return {**part, "contents": _contents(part)}
@@ -251,6 +253,7 @@ def _contents(part: dict[str, Any]) -> list[tuple[str, str]]:
         ("samples", "Sample images", True),
         ("simulated", "Simulated qualities", part["simulated"]),
         ("settings", "Settings and counts", True),
+        ("methods", "Methods, to paste", True),
         ("metrics", "All metrics", True),
     )
     return [(f"{part['id']}-{anchor}", title) for anchor, title, there in every if there]
