@@ -151,6 +151,7 @@ def compare_simulation(settings: SimulationSettings, progress: Progress = SILENT
     )
     simulated_settings = EvaluateSettings(**{**vars(usual), "simulate": settings.simulate, "loader": "auto"})
     _check_codec(settings, codec)
+    progress = _SaidOnce(progress)
     real = [cell.condition for cell in evaluate(usual, progress).cells]
     simulated = [cell.condition for cell in evaluate(simulated_settings, progress).cells]
     sizes = [read_checkpoint(path)[0].preprocessing for path in settings.checkpoints]
@@ -167,6 +168,20 @@ def compare_simulation(settings: SimulationSettings, progress: Progress = SILENT
     )
     _write(result, settings, codec, real + simulated)
     return result
+
+
+class _SaidOnce(Progress):
+    """Says no line a second time: both evaluations have the same to say about a checkpoint."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._said: set[str] = set()
+        self._say, self.stage = progress.say, progress.stage
+
+    def say(self, message: str) -> None:
+        """See `Progress.say`."""
+        if message not in self._said:
+            self._said.add(message)
+            self._say(message)
 
 
 def _check_codec(settings: SimulationSettings, codec: Codec) -> None:

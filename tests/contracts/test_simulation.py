@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -226,12 +226,37 @@ def test_a_damaged_shard_is_named_before_the_first_batch(name: str, tmp_path: Pa
         open_simulation(name, folder, "test", SETTINGS, JpegCodec(), QUALITIES)
 
 
-def test_closing_ends_its_threads(name: str, variant: Variant) -> None:
-    before = set(threading.enumerate())
-    with opened(name, variant.folder, num_threads=2) as simulation:
-        next(iter(simulation))
+def held() -> tuple[int, int]:
+    """Threads, native ones too, and open files of this process."""
     gc.collect()
-    assert set(threading.enumerate()) <= before
+    threads, files = (len(list(Path(f"/proc/self/{what}").iterdir())) for what in ("task", "fd"))
+    return threads, files
+
+
+def test_closing_ends_its_threads_and_files(name: str, variant: Variant) -> None:
+    def use() -> None:
+        with opened(name, variant.folder, num_threads=2) as simulation:
+            next(iter(simulation))
+            list(simulation)
+
+    use()  # what libraries keep for good
+    before = held()
+    use()
+    assert held() == before
+
+
+def test_a_pass_holds_few_batches_of_each_quality(name: str, variant: Variant) -> None:
+    """Whoever drops a batch gives its memory back: it is used again, or freed."""
+    with opened(name, variant.folder, batch_size=2) as simulation:
+        alive: list[weakref.ref[torch.Tensor]] = []
+        places: set[int] = set()
+        for batches in simulation:
+            places.add(batches[0].images.data_ptr())
+            alive = [one for one in alive if one() is not None]
+            alive += [weakref.ref(batch.images) for batch in batches]
+            assert len(alive) <= 2 * len(QUALITIES)
+        if name == "cpu":
+            assert len(places) <= 3 < len(simulation)
 
 
 def test_what_decides_the_pixels_is_recorded(name: str, variant: Variant) -> None:

@@ -171,6 +171,8 @@ def test_command_line(settings: SimulationSettings, compared: SimulationResult, 
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.stdout.splitlines() if "jpeg" in line and "compact" in line]
     assert len(lines) == 2, "all the qualities that are there"
+    notes = [line for line in done.stderr.splitlines() if "images" not in line]
+    assert len(set(notes)) == len(notes)
     of_same_model = [row for row in compared.rows if row.num_seeds == 1]
     for line, row in zip(lines, of_same_model, strict=True):
         assert f"{row.accuracy_real:.3f}" in line
