@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -365,13 +366,17 @@ def test_a_damaged_shard_is_named_before_the_first_batch(name: str, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"training": True}, {"reencoding": Reencoding("jpeg", (5,))}],
+    ids=["test", "train", "reencoded"],
+)
 @pytest.mark.parametrize("data", [b"no image", b"", b"\xff\xd8\xff\xe0" + bytes(300)])
-def test_an_undecodable_image_is_named(name: str, tmp_path: Path, data: bytes, training: bool) -> None:
+def test_an_undecodable_image_is_named(name: str, tmp_path: Path, data: bytes, changes: dict[str, Any]) -> None:
     samples = members(range(9))
     samples[6] = replace(samples[6], data=data, extension="jpg")
     folder = write_variant(tmp_path / "source", {"test": [samples]}).folder
-    with opened(name, folder, "test", replace(SETTINGS, training=training, batch_size=2)) as loader:
+    with opened(name, folder, "test", replace(SETTINGS, batch_size=2, **changes)) as loader:
         with pytest.raises(DataError, match=r"test-000000\.tar.*'group0/photo_006'") as caught:
             list(loader)
         assert "\n" not in str(caught.value)
