@@ -24,10 +24,11 @@ from limla.results import Condition, prediction_path, read_predictions
 from limla.types import Batch
 from tests.listening import Listening
 from tests.unit.animals import files_of
+from tests.unit.launching import one_thread, torchrun, words_for
 from tests.unit.things import NUM_THINGS, data_dir, write_things_checkpoint
 from tests.variants import member, write_variant
 
-__all__ = ["data_dir"]  # a fixture
+__all__ = ["data_dir", "one_thread"]  # fixtures
 
 QUALITIES = (None, 3, 40)
 Columns = dict[tuple[Any, ...], tuple[Condition, pa.Table]]
@@ -199,3 +200,16 @@ def test_command_line(settings: EvaluateSettings, checkpoint: Path, data_dir: Pa
     refused = CliRunner().invoke(limla, [*map(str, words)])
     assert refused.exit_code == 2
     assert "--simulate needs --quality" in refused.output
+
+
+@pytest.mark.slow
+def test_processes_share_a_simulated_pass(
+    settings: EvaluateSettings, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Three batches for two processes: the files are those of one process."""
+    evaluate(replace(settings, attacks=("fgsm", "pgd"), defences=(), results_dir=tmp_path / "alone"))
+    more = ("--simulate", "cpu", "--quality", "source,3,40", "--batch-size", 4, "--steps", 2)
+    done = torchrun(2, "evaluate", *words_for(data_dir, checkpoint, tmp_path / "shared", *more))
+    assert done.returncode == 0, done.stderr
+    assert len(files_of(tmp_path / "alone")) == 9
+    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
