@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -172,13 +172,14 @@ def _defence_sentence(rows: Sequence[DefenceRow]) -> str:
     text = f"{least.subject} on {variant_text(least.variant)}, {least.attack}: "
     if least.robust is not None:
         text += f"{measured(least.robust)}% correct without a defence; "
-    text += f"behind {least.defence}"
+    text += f"behind {least.defence}{f', the best of {len(worst)} evaluated' if len(worst) > 1 else ''}"
     if static is not None:
         text += f", {measured(static.robust_defended)}% against an attacker who does not know of it"
     if is_adaptive:
         joint = "; but" if static is not None and _left(least) < _left(static) else ","
         text += f"{joint} {measured(least.robust_defended)}% against one who does ({least.threat})"
-    text += f" (n = {images(least.num_images, least.num_seeds)}). {_verdict(least, bool(adaptive))}"
+    threats = {row.threat for row in by_defence[best]}
+    text += f" (n = {images(least.num_images, least.num_seeds)}). {_verdict(least, bool(adaptive), threats)}"
     return text + _price(least)
 
 
@@ -186,7 +187,7 @@ def _left(row: DefenceRow) -> float:
     return row.robust_defended.value if row.robust_defended else 1.0
 
 
-def _verdict(row: DefenceRow, is_adaptive: bool) -> str:
+def _verdict(row: DefenceRow, is_adaptive: bool, threats: Collection[str]) -> str:
     if row.difference is None or row.p_holm is None:
         return "Whether it defends is not known: the same attack on the undefended model was not evaluated."
     if row.p_holm >= LEVEL:
@@ -198,7 +199,10 @@ def _verdict(row: DefenceRow, is_adaptive: bool) -> str:
             f"It gains {gain(row.difference)} points, against a static attacker only: no attacker who knows of the "
             "defence was evaluated, so this is no evidence that it defends."
         )
-    return f"Against the strongest attacker evaluated it gains {gain(row.difference)} points."
+    text = f"Against the strongest attacker evaluated it gains {gain(row.difference)} points."
+    if row.defence_codec == "jpeg" and not any("differentiable" in threat for threat in threats):
+        text += " An attacker with a differentiable model of the codec was not evaluated."
+    return text
 
 
 def _price(row: DefenceRow) -> str:
@@ -228,8 +232,8 @@ def _limitations(found: Analysed) -> list[str | Finding]:
     untold = [row for row in found.limits if row.verdict == "cannot tell"]
     if untold:
         text = (
-            f"For {len(untold)} of {_count(len(found.limits), 'pair')} of model and codec these images do not say "
-            f"whether any tested quality loses less than {points_text(found.margin)}."
+            f"No limit within {points_text(found.margin)} could be told for {len(untold)} of "
+            f"{_count(len(found.limits), 'pair')} of model and codec."
         )
         texts.append(Finding(text, "limits"))
     if found.comparisons:
@@ -254,13 +258,13 @@ def _power(rows: Sequence[Comparison]) -> str:
     sizes = [row.result.detectable for row in rows if not math.isnan(row.result.detectable)]
     numbers = {images(row.result.num_images, row.result.num_seeds) for row in rows}
     text = (
-        f"{clear} of {_count(len(rows), 'paired comparison')} show a difference after Holm’s correction (n = "
+        f"Paired comparisons that show a difference after Holm’s correction: {clear} of {len(rows)} (n = "
         f"{' and '.join(sorted(numbers))})."
     )
     if sizes:
         text += (
             f" The smallest difference that one of them would find with 80% power is {100 * min(sizes):.1f} to "
-            f"{100 * max(sizes):.1f} points; without a correction."
+            f"{100 * max(sizes):.1f} points, without a correction."
         )
     return text
 

@@ -1,0 +1,146 @@
+"""The findings: sentences whose numbers are known, and nothing claimed that the rows do not carry."""
+
+from __future__ import annotations
+
+import pytest
+
+from limla.reporting.analysed import Analysed, analyse
+from limla.reporting.findings import Topic, topics
+from tests.unit.trials import Cell, attacked, cell, defended, evidence, first
+
+NUM = 1000
+PGD = attacked("pgd", steps=10)
+TRAINED_Q10 = {"train_codec": "jpeg", "train_quality": "10"}
+
+
+def found(*cells: Cell, margin: float = 0.01) -> dict[str, Topic]:
+    """The topics by title."""
+    return {topic.title: topic for topic in topics(analyse(evidence(*cells), margin))}
+
+
+def said(topics_by_title: dict[str, Topic], title: str) -> list[str]:
+    """The sentences of a topic."""
+    return [finding.text for finding in topics_by_title[title].findings]
+
+
+def clean(number: int, quality: int | None = None, **changes: object) -> Cell:
+    """Of NUM images the first `number` are right."""
+    return cell(first(number, NUM), quality=quality, **changes)  # type: ignore[arg-type]
+
+
+def behind(number: int, quality: str, threat: str, fields: dict[str, object]) -> Cell:
+    """A defended cell on the originals."""
+    return cell(first(number, NUM), defended(fields, quality, threat if fields.get("attack") else ""))
+
+
+def test_without_a_pair_there_is_nothing_to_say() -> None:
+    assert found(clean(900)) == {}
+    assert topics(Analysed(0.01)) == []
+
+
+def test_limits_are_told_with_their_number_of_images() -> None:
+    topic = found(clean(900), clean(899, 50), clean(800, 10))["How far images can be compressed"]
+    (finding,) = topic.findings
+    assert "store jpeg at quality 50 or better" in finding.text
+    assert "on 1,000 test images" in finding.text
+    assert "quality 10 loses more (10.0 points lost" in finding.text
+    assert finding.anchor == "limits"
+
+
+def test_the_margin_decides() -> None:
+    cells = (clean(900), clean(880, 50))
+    (strict,) = said(found(*cells, margin=0.01), "How far images can be compressed")
+    (loose,) = said(found(*cells, margin=0.05), "How far images can be compressed")
+    assert "no tested quality of jpeg loses less than 1 point" in strict
+    assert "store jpeg at quality 50 or better" in loose
+
+
+def test_training_is_told_where_it_differs_and_with_its_sign() -> None:
+    other = {"checkpoint_id": "other", **TRAINED_Q10}
+    cells = [clean(900), clean(500, 10), clean(700, None, **other), clean(800, 10, **other)]
+    sentences = said(found(*cells), "What training under compression changes")
+    assert len(sentences) == 2
+    assert sentences[0].startswith(
+        "Training MobileNetV2 on jpeg q10 instead of originals raises accuracy on jpeg q10 from 50.0% to 80.0%: "
+        "+30.0 points ["
+    )
+    assert "n = 1,000, p < 0.001 after Holm’s correction." in sentences[0]
+    assert "lowers accuracy on the originals from 90.0% to 70.0%: −20.0 points [" in sentences[1]
+
+
+def test_training_without_a_difference_says_what_would_go_unseen() -> None:
+    other = {"checkpoint_id": "other", **TRAINED_Q10}
+    (sentence,) = said(found(clean(900), clean(899, None, **other)), "What training under compression changes")
+    assert "shows no difference in 1 comparison (n = 1,000); differences below about " in sentence
+
+
+DEFENCE = "Whether compression defends"
+
+
+def test_a_static_attacker_alone_is_no_evidence_of_a_defence() -> None:
+    cells = [
+        clean(900),
+        cell(first(100, NUM), PGD),
+        behind(880, "50", "", {}),
+        behind(600, "50", "static", PGD),
+    ]
+    (sentence,) = said(found(*cells), DEFENCE)
+    assert "10.0 [8.3, 12.0]% correct without a defence; behind jpeg q50, 60.0 [" in sentence
+    assert "so this is no evidence that it defends" in sentence
+    assert "Clean accuracy: 90.0 [" in sentence
+    assert "88.0 [" in sentence
+
+
+def test_the_strongest_attacker_decides_and_the_missing_one_is_named() -> None:
+    cells = [
+        clean(900),
+        cell(first(100, NUM), PGD),
+        behind(600, "50", "static", PGD),
+        behind(300, "50", "bpda", PGD),
+        # gains more, but nobody who knows of it was tried
+        behind(800, "10+90", "static", PGD),
+    ]
+    (sentence,) = said(found(*cells), DEFENCE)
+    assert "behind jpeg q50, 60.0 [" in sentence
+    assert "; but 30.0 [" in sentence
+    assert "% against one who does (bpda)" in sentence
+    assert "Against the strongest attacker evaluated it gains +20.0 [" in sentence
+    assert "An attacker with a differentiable model of the codec was not evaluated." in sentence
+    (complete,) = said(found(*cells, behind(110, "50", "differentiable", PGD)), DEFENCE)
+    assert "11.0 [" in complete
+    assert "% against one who does (differentiable)" in complete
+    assert "was not evaluated" not in complete
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (100, "That is no difference these images can show (0.0 ["),
+        (10, "It makes the model weaker: −9.0 ["),
+    ],
+)
+def test_a_defence_that_gains_nothing(left: int, expected: str) -> None:
+    cells = [clean(900), cell(first(100, NUM), PGD), behind(left, "50", "bpda", PGD)]
+    (sentence,) = said(found(*cells), DEFENCE)
+    assert expected in sentence
+
+
+def test_masking_raises_an_alarm_with_its_number_and_place() -> None:
+    cells = [clean(900), cell(first(100, NUM), attacked("fgsm")), cell(first(400, NUM), PGD)]
+    topic = found(*cells)["Gradient masking suspected"]
+    assert topic.is_alarm
+    assert "for gradient masking is breached" in topic.findings[0].text
+    assert "an iterative attack is at least as strong as a single step (1)" in topic.findings[0].text
+    assert "fails on 40.0% of the images" in topic.findings[1].text
+    stronger = [clean(900), cell(first(400, NUM), attacked("fgsm")), cell(first(100, NUM), PGD)]
+    assert "Gradient masking suspected" not in found(*stronger)
+
+
+def test_what_cannot_be_told_is_told() -> None:
+    topic = found(clean(900), clean(895, 50), cell(first(100, NUM), PGD))["What these images cannot tell"]
+    texts = [finding.text for finding in topic.findings]
+    assert any(
+        "No limit within 1 point could be told for 1 of 1 pair of model and codec." in text for text in texts
+    )
+    assert any("after Holm’s correction: 0 of 1 (n = 1,000)." in text for text in texts)
+    assert any("checks for gradient masking could not be made" in text for text in texts)
