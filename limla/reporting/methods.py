@@ -175,7 +175,8 @@ def _parameters(settings: str) -> list[tuple[str, str]]:
 
 
 def _defences(section: Section) -> str:
-    defences = dict.fromkeys(slot.defence for slot in section.defended if slot.defence is not None)
+    found = dict.fromkeys(slot.defence for slot in section.defended if slot.defence is not None)
+    defences = sorted(found, key=lambda defence: "+" in defence.quality)
     if not defences:
         return ""
     drawn = any("+" in defence.quality for defence in defences)
