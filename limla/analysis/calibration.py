@@ -13,13 +13,13 @@ import pyarrow as pa
 from limla.analysis.columns import columns_of, table_of, values_of
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Evidence, Runs, Slot, common_runs
-from limla.statistics import Interval
+from limla.statistics import expected_calibration_error
 
 NUM_BINS = 15
 """Of equal width, as Guo, Pleiss, Sun & Weinberger (ICML 2017) take them."""
 _SOURCE: Variant = ("source", None)
-_NUM_DRAWS = 2000
-_FloatArray = npt.NDArray[np.float64]
+_NUM_RESAMPLES = 500
+_LEVEL_OF_A_POINT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class CalibrationRow:
         num_images, num_seeds: the error is the mean over the seeds.
         error: the expected calibration error in [0, 1]: Σ over bins of |correct − confidence| weighted by images.
             Measured on n images it lies above that of endless images, the more the fewer they are.
-        error_low, error_high: 95% interval of what other n images and seeds would have measured.
+        error_low, error_high: 95% interval of the error of endless images; it may lie below `error`.
         overconfidence: mean confidence − accuracy, in [-1, 1].
-        change: error − error on the originals, the same subject, defence and attack; None for the originals, and where
-            they were not evaluated. Both are measured on the same images, so what few images add cancels.
-        change_low, change_high: its 95% interval, paired by image.
+        change: the error less that on the originals, the same subject, defence, attack and seeds, both freed of what
+            the number of images adds; None for the originals, and where they were not evaluated.
+        change_low, change_high: its 95% interval.
     """
 
     dataset: str
@@ -51,8 +51,8 @@ class CalibrationRow:
     num_images: int
     num_seeds: int
     error: float
-    error_low: float | None
-    error_high: float | None
+    error_low: float
+    error_high: float
     overconfidence: float
     change: float | None
     change_low: float | None
@@ -67,10 +67,11 @@ CALIBRATION_SCHEMA = pa.schema(
 def calibration_rows(evidence: Evidence) -> list[CalibrationRow]:
     """A row for every slot of `evidence`, in its order. Raises `ValueError` for confidences outside [0, 1]."""
     rows: list[CalibrationRow] = []
+    errors = {slot: _errors(runs) for slot, runs in evidence.runs.items()}
     for slot, runs in evidence.runs.items():
-        gaps = calibration_gaps(runs)
-        error, interval = _summed(gaps)
-        change, change_interval = _change(evidence, slot)
+        found = errors[slot]
+        error = found.middle()
+        change = _change(evidence, errors, slot)
         rows.append(
             CalibrationRow(
                 dataset=evidence.dataset,
@@ -82,13 +83,13 @@ def calibration_rows(evidence: Evidence) -> list[CalibrationRow]:
                 threat=slot.threat,
                 num_images=runs.num_images,
                 num_seeds=len(runs.conditions),
-                error=error,
-                error_low=_end(max(interval.low, 0.0)),
-                error_high=_end(min(interval.high, 1.0)),
-                overconfidence=float(-gaps.sum(axis=2).mean()),
-                change=change,
-                change_low=_end(change_interval.low),
-                change_high=_end(change_interval.high),
+                error=float(found.measured.mean()),
+                error_low=max(0.0, error.low),
+                error_high=min(1.0, error.high),
+                overconfidence=float(runs.confidences().mean(dtype=np.float64) - runs.correct().mean()),
+                change=change.value if change else None,
+                change_low=change.low if change else None,
+                change_high=change.high if change else None,
             )
         )
     return rows
@@ -102,61 +103,73 @@ def calibration_table(rows: Iterable[CalibrationRow]) -> pa.Table:
     )
 
 
-def calibration_gaps(runs: Runs) -> _FloatArray:
-    """(S, N, B) correct − confidence of each image, in the column of its confidence's bin; 0 in the others.
+@dataclass(frozen=True)
+class _Middle:
+    """A mean over seeds with its 95% interval."""
 
-    Bin b holds confidences in (b / B, (b + 1) / B]. The error of a seed is the sum over the bins of the absolute
-    mean over the images.
-    """
-    sure = runs.confidences().astype(np.float64)
-    if not ((sure >= 0) & (sure <= 1)).all():
-        raise ValueError("confidences must lie in [0, 1]")
-    edges = np.linspace(0, 1, NUM_BINS + 1)
-    index = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, NUM_BINS - 1)
-    gaps = np.zeros((*sure.shape, NUM_BINS))
-    np.put_along_axis(gaps, index[..., None], (runs.correct() - sure)[..., None], axis=2)
-    return gaps
+    value: float
+    low: float
+    high: float
 
 
-def _summed(*gaps: _FloatArray) -> tuple[float, Interval]:
-    """The error of one condition's gaps or, of two, the second's minus the first's, with its 95% interval.
+@dataclass(frozen=True)
+class _Errors:
+    """The errors of S seeds, (S,) each: as measured, freed of the bias, and the ends of their 95% intervals."""
 
-    The images are drawn anew: a bin's mean gap over n images is normal with the covariance seen here, between bins,
-    seeds and the two conditions. The draws are laid around the measured value, as an absolute mean is biased upward
-    in each of them. Seeds add their own variance.
-    """
-    num_seeds, num_images = gaps[0].shape[:2]
-    columns = np.concatenate([part.transpose(1, 0, 2) for part in gaps], axis=1).reshape(num_images, -1)
-    mean = columns.mean(axis=0)
-    by_seed = _errors(mean, len(gaps), num_seeds)
-    value = float(by_seed.mean())
-    if num_images < 2:
-        return value, Interval(math.nan, math.nan)
-    generator = np.random.default_rng(0)
-    covariance = np.cov(columns, rowvar=False) / num_images
-    drawn = generator.multivariate_normal(mean, covariance, _NUM_DRAWS, method="eigh")
-    errors = _errors(drawn, len(gaps), num_seeds).mean(axis=-1)
-    deviations = errors - errors.mean()
-    if num_seeds > 1:
-        deviations += generator.standard_t(num_seeds - 1, _NUM_DRAWS) * by_seed.std(ddof=1) / num_seeds**0.5
-    low, high = np.quantile(deviations, [0.025, 0.975])
-    return value, Interval(value + float(low), value + float(high))
+    measured: npt.NDArray[np.float64]
+    unbiased: npt.NDArray[np.float64]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
 
+    def only(self, places: list[int]) -> _Errors:
+        return _Errors(self.measured[places], self.unbiased[places], self.low[places], self.high[places])
 
-def _errors(means: _FloatArray, num_conditions: int, num_seeds: int) -> _FloatArray:
-    """(…, S) errors from (…, conditions · S · B) mean gaps; with two conditions the second minus the first."""
-    absolute = np.abs(means).reshape(*means.shape[:-1], num_conditions, num_seeds, NUM_BINS).sum(axis=-1)
-    return absolute[..., 0, :] if num_conditions == 1 else absolute[..., 1, :] - absolute[..., 0, :]
+    def middle(self) -> _Middle:
+        """The mean unbiased error; the seeds share their images, so their arms are averaged, not their variances."""
+        below, above = (self.unbiased - self.low).mean(), (self.high - self.unbiased).mean()
+        return _spread(self.unbiased, float(below), float(above))
+
+    def minus(self, before: _Errors) -> _Middle:
+        """The mean difference; arms by the method of variance estimates recovery (Zou & Donner, Statistics in Medicine
+        27, 2008), as if the two errors were independent: on the same images they vary together, and less."""
+        mine, other = self.middle(), before.middle()
+        below = math.hypot(mine.value - mine.low, other.high - other.value)
+        above = math.hypot(mine.high - mine.value, other.value - other.low)
+        value = mine.value - other.value
+        return _Middle(value, max(-1.0, value - below), min(1.0, value + above))
 
 
-def _change(evidence: Evidence, slot: Slot) -> tuple[float | None, Interval]:
-    """The change against the originals with its interval; None where there is nothing to compare with."""
-    before = evidence.runs.get(replace(slot, variant=_SOURCE))
-    common = common_runs(before, evidence.runs[slot]) if before and slot.variant != _SOURCE else None
-    if common is None:
-        return None, Interval(math.nan, math.nan)
-    return _summed(*map(calibration_gaps, common))
+def _spread(values: npt.NDArray[np.float64], below: float, above: float) -> _Middle:
+    """The mean of S values, its arms widened by what the seeds differ (Student's t)."""
+    value, seeds = float(values.mean()), 0.0
+    if len(values) > 1:
+        from scipy.stats import sem, t
+
+        seeds = float(t.ppf(0.975, len(values) - 1)) * float(np.asarray(sem(values)))
+    return _Middle(value, value - math.hypot(below, seeds), value + math.hypot(above, seeds))
 
 
-def _end(number: float) -> float | None:
-    return None if math.isnan(number) else number
+def _errors(runs: Runs) -> _Errors:
+    found: list[tuple[float, float, float, float]] = []
+    for sure, right in zip(runs.confidences(), runs.correct(), strict=True):
+        error = expected_calibration_error(sure, right, NUM_BINS, num_resamples=_NUM_RESAMPLES)
+        # where both ends of the interval meet: the error that would be measured as large, or larger, half of the time
+        point = expected_calibration_error(
+            sure, right, NUM_BINS, level=_LEVEL_OF_A_POINT, num_resamples=_NUM_RESAMPLES
+        ).low
+        found.append((error.value, point, min(error.low, point), max(error.high, point)))
+    return _Errors(*np.array(found).T)
+
+
+def _change(evidence: Evidence, errors: dict[Slot, _Errors], slot: Slot) -> _Middle | None:
+    """The change against the originals over the seeds that both have; None where there is nothing to compare with."""
+    origin = replace(slot, variant=_SOURCE)
+    before, after = evidence.runs.get(origin), evidence.runs[slot]
+    common = common_runs(before, after) if before and slot.variant != _SOURCE else None
+    if before is None or common is None:
+        return None
+    places = [
+        [whole.conditions.index(cell) for cell in part.conditions]
+        for whole, part in zip((before, after), common, strict=True)
+    ]
+    return errors[slot].only(places[1]).minus(errors[origin].only(places[0]))
