@@ -20,6 +20,7 @@ from limla.evaluation.grid import of_each_stream, passes, plan_cells
 from limla.loaders.simulation_cpu import CpuSimulation
 from limla.manifest import read_manifest
 from limla.plans import DefencePlan
+from limla.reporting.aggregates import metric_rows
 from limla.results import Condition, prediction_path, read_predictions
 from limla.types import Batch
 from tests.listening import Listening
@@ -104,6 +105,18 @@ def test_rows_say_that_they_are_simulated(simulated: Columns, real: Columns, dat
         assert recorded == json.loads(of_shards.attack_settings)
         assert condition.cell_id != of_shards.cell_id
         assert (table["num_bytes"].null_count == 0) == bool(condition.defence_codec), "the defence's bytes only"
+
+
+def test_success_rates_pair_simulated_rows_with_their_own_clean_cell(simulated: Columns, real: Columns) -> None:
+    def rates(columns: Columns) -> dict[tuple[Any, ...], float]:
+        return {
+            (row.condition.test_quality, row.condition.threat, row.metric): row.value
+            for row in metric_rows(list(columns.values()))
+            if row.metric == "attack_success_rate"
+        }
+
+    assert len(rates(simulated)) == 3 * 3
+    assert rates(simulated) == pytest.approx(rates(real), nan_ok=True)
 
 
 def test_a_second_run_does_nothing_and_a_lost_cell_alone_is_made_again(
