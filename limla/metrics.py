@@ -203,10 +203,11 @@ def targeted_success_rate(
     return math.nan if num_counted == 0 else float(np.sum(counted & (predicted_after == targets))) / num_counted
 
 
-def flip_rate(predicted_before: Labels, predicted_after: Labels) -> float:
+def flip_rate(predicted_before: npt.NDArray[Any], predicted_after: npt.NDArray[Any]) -> float:
     """Images whose prediction is another one / all, in [0, 1], right or wrong; paired by sample key.
 
-    The disagreement of two conditions: equal accuracies can hide it. Raises `ValueError` on no samples.
+    The disagreement of two conditions: equal accuracies can hide it. Of (S, N) predictions, the mean over the S seeds.
+    Raises `ValueError` on no samples.
     """
     if predicted_before.shape != predicted_after.shape:
         raise ValueError(

@@ -12,6 +12,7 @@ from limla.analysis.columns import columns_of, table_of, values_of
 from limla.analysis.encodings import quality_rank
 from limla.analysis.pairs import Evidence, Runs, Slot, common_runs, runs_by_seed
 from limla.analysis.subjects import UNKNOWN, variant_text
+from limla.metrics import flip_rate
 from limla.statistics import PairedDifference, holm, paired_difference
 
 Kind = Literal["quality", "training", "attack", "defence"]
@@ -35,6 +36,8 @@ class Comparison:
         where: what both have in common, as text: "MobileNetV2 · originals, PGD-10, ε = 8/255".
         change: what differs, as text: "the originals → jpeg q10".
         value_before, value_after: share of correct images (accuracy, or robust accuracy) in [0, 1], mean over the runs.
+        prediction_flip_rate: share of images predicted as another class, right or wrong (`limla.metrics.flip_rate`);
+            that of `result` counts only those that are right on one side.
         result: the difference, after − before, with interval and test.
         p_holm: the p-value after Holm's correction over the family: all comparisons of this dataset and split.
         family_size: comparisons in that family.
@@ -49,6 +52,7 @@ class Comparison:
     change: str
     value_before: float
     value_after: float
+    prediction_flip_rate: float
     result: PairedDifference
     p_holm: float
     family_size: int
@@ -84,6 +88,7 @@ def comparisons(evidence: Evidence) -> list[Comparison]:
                 change=change,
                 value_before=float(old.mean()),
                 value_after=float(new.mean()),
+                prediction_flip_rate=flip_rate(*(side.predictions() for side in runs)),
                 result=paired_difference(old, new),
                 p_holm=0.0,
                 family_size=0,

@@ -39,6 +39,7 @@ def test_difference_test_and_correction_by_hand() -> None:
     lowest, low = rows
     assert (lowest.value_before, lowest.value_after) == (1.0, 0.5)
     assert lowest.result.difference == -0.5
+    assert (lowest.prediction_flip_rate, low.prediction_flip_rate) == (0.5, 0.3)
     assert (lowest.result.num_lost, lowest.result.num_gained) == (10, 0)
     # exact McNemar: all 10 (6) discordant pairs on one side, twice 1/2^10 (1/2^6)
     assert lowest.result.p_value == pytest.approx(2 / 2**10)

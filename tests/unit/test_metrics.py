@@ -219,6 +219,7 @@ def test_flips_are_counted_right_or_wrong() -> None:
     before, after = np.array([0, 1, 2, 2]), np.array([0, 2, 1, 2])
     assert flip_rate(before, after) == 0.5
     assert flip_rate(before, before) == 0.0
+    assert flip_rate(np.stack([before, before]), np.stack([after, before])) == 0.25
     with pytest.raises(ValueError, match="not paired"):
         flip_rate(before, after[1:])
     with pytest.raises(ValueError, match="no samples"):
