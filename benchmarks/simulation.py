@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What simulated qualities cost, and how far they are from real shards.
 
-    python benchmarks/simulation.py --data-dir shards/flowers --checkpoint out/flowers/models/…/best.pt --work out/simulation
+    python benchmarks/simulation.py --data-dir shards/flowers --checkpoint out/…/best.pt --work out/simulation
 
 writes benchmarks/results/simulation.json, and from it the tables between the two marks in docs/simulation.md. The data
 folder needs "source" and the real shards of all qualities. Costs are processor seconds of a fresh process with all its

@@ -29,9 +29,9 @@ import nvidia.dali.fn
 import nvidia.dali.types
 import torch
 
-from limla.codecs.decoding import decode_image
 from limla.errors import DataError, SettingsError
 from limla.loaders.base import LoaderSettings
+from limla.loaders.dali_errors import explain
 from limla.loaders.geometry import (
     check_one_size,
     random_region,
@@ -172,7 +172,7 @@ class DaliStreams(ABC):
                 yield self._batch(self._run(pipeline), indices, epoch)
                 position += 1
         except (RuntimeError, IndexError) as error:
-            explained = self._explain(error, batches[position : position + _AHEAD + 1])
+            explained = explain(error, self._source, batches[position : position + _AHEAD + 1])
             if explained is None:
                 raise
             raise explained from error
@@ -414,32 +414,3 @@ class DaliStreams(ABC):
             else:
                 center_planes(image, settings.preprocessing, planes)
         return batch.to(self._device)
-
-    def _explain(self, error: Exception, waiting: list[npt.NDArray[np.int64]]) -> DataError | None:
-        """The damaged sample or shard behind one of DALI's errors; None when it is no fault of the data."""
-        for index in (index for indices in waiting for index in indices.tolist()):
-            record = self._source.read(index)
-            try:
-                decode_image(record.image, record.extension)
-            except DataError as damage:
-                return DataError(f"{record.tar_path}: sample '{record.key}': {damage}")
-        text = str(error)
-        if "decoders" in text and waiting:
-            first, last = (self._source.read(int(index)).key for index in (waiting[0][0], waiting[-1][-1]))
-            return DataError(
-                f"{self._source.describe()}: DALI cannot decode an image between '{first}' and '{last}', "
-                "though other decoders can; choose the cpu loader"
-            )
-        if "readers" in text:
-            lines = text.splitlines()
-            reason = next((line for mark in ("S3 ", "]") for line in lines if mark in line), lines[-1])
-            remedy = (
-                "; without verification it reads S3 itself, by the AWS_* variables and ~/.aws alone: check these, or "
-                "leave verification on"
-                if "S3 " in reason
-                else ""
-            )
-            return DataError(
-                f"{self._source.describe()}: DALI cannot read the shards: {reason.rstrip(':. ')}{remedy}"
-            )
-        return None
