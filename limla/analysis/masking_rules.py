@@ -150,6 +150,12 @@ def settings_of(attack: Attack) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _settings_without(attack: Attack, *names: str) -> str:
+    """The attack's other parameters but for those named, as text."""
+    kept = {name: value for name, value in settings_of(attack).items() if name not in names}
+    return json.dumps(kept, sort_keys=True)
+
+
 def _steps(attack: Attack) -> float:
     """Gradient steps; 0 where the attack has no such parameter."""
     steps = settings_of(attack).get("steps")
@@ -181,7 +187,7 @@ def _iterative(cells: Cells) -> Iterator[Contest]:
 
 def _growing(cells: Cells) -> Iterator[Contest]:
     def family(attack: Attack) -> object:
-        return attack.attack, attack.norm, _steps(attack)
+        return attack.attack, attack.norm, _settings_without(attack, "alpha")
 
     for by_eps in cells.families(family, lambda attack: attack.eps):
         for smaller, larger in pairwise(by_eps.values()):
@@ -209,7 +215,7 @@ STEPS_TOLERANCE = 0.01
 
 def _converged(cells: Cells) -> Iterator[Contest]:
     def family(attack: Attack) -> object:
-        return attack.attack, attack.norm, attack.eps
+        return attack.attack, attack.norm, attack.eps, _settings_without(attack, "alpha", "steps")
 
     for by_steps in cells.families(family, _steps):
         known = [attack for steps, attack in by_steps.items() if steps > 0]

@@ -39,9 +39,9 @@ def test_a_study_without_masking_holds_throughout() -> None:
         CLEAN,
         cell(first(60), FGSM),
         cell(first(10), PGD),
-        cell(first(90), attacked("pgd", 2 / 255, steps=10)),
-        cell(first(0), attacked("pgd", 128 / 255, steps=10)),
-        cell(first(9), attacked("pgd", steps=40)),
+        cell(first(90), PGD | {"eps": 2 / 255}),
+        cell(first(0), PGD | {"eps": 128 / 255}),
+        cell(first(9), attacked("pgd", steps=40, random_start=True)),
         cell(first(40), attacked("square")),
         cell(first(175), attacked("uniform-noise")),
     )
@@ -68,7 +68,10 @@ BREACHES: dict[str, tuple[Sequence[Cell], str]] = {
     "large eps": ([CLEAN, cell(first(60), attacked("pgd", 0.5, steps=10))], "plain gray"),
     "black box": ([cell(first(40), attacked("square")), cell(first(80), PGD)], "without gradients"),
     "noise": ([cell(first(40), attacked("gaussian-noise")), cell(first(80), PGD)], "noise beats"),
-    "steps": ([cell(first(80), PGD), cell(first(40), attacked("pgd", steps=100))], "has not converged"),
+    "steps": (
+        [cell(first(80), PGD), cell(first(40), attacked("pgd", steps=100, random_start=True))],
+        "has not converged",
+    ),
 }
 
 
@@ -135,9 +138,23 @@ def test_an_attack_that_succeeds_nowhere_is_told_from_one_of_a_small_eps() -> No
 
 
 def test_more_steps_may_change_a_point_and_are_judged_to_both_sides() -> None:
-    worse = attacked("pgd", steps=100)
+    worse = attacked("pgd", steps=100, random_start=True)
     for number, verdict in ((80, "holds"), (79, "holds"), (40, "breached"), (120, "breached")):
         assert checks(cell(first(80), PGD), cell(first(number), worse))["steps"].verdict == verdict
+
+
+def test_steps_and_eps_are_compared_among_attacks_that_are_alike_otherwise() -> None:
+    """Restarts make an attack stronger; the length of a step may go with the number of steps, or with eps."""
+    few = cell(first(20), attacked("pgd", steps=10, restarts=5, alpha=2 / 255))
+    assert checks(few, cell(first(80), attacked("pgd", steps=40)))["steps"].verdict == "not tested"
+    assert checks(few, cell(first(80), attacked("pgd", 16 / 255, steps=10)))["eps"].verdict == "not tested"
+    shorter = attacked("pgd", steps=40, restarts=5, alpha=1 / 255)
+    assert checks(few, cell(first(80), shorter))["steps"].verdict == "breached"
+    longer = attacked("pgd", 16 / 255, steps=10, restarts=5, alpha=4 / 255)
+    assert checks(few, cell(first(80), longer))["eps"].verdict == "breached"
+    # two lengths of one number of steps: the stronger stands for both
+    other = cell(first(90), attacked("pgd", steps=40, restarts=5, alpha=4 / 255))
+    assert checks(few, cell(first(20), shorter), other)["steps"].verdict == "holds"
 
 
 def test_attacks_bounded_otherwise_are_not_compared() -> None:
@@ -155,7 +172,7 @@ def test_a_targeted_attack_fails_where_its_target_is_not_predicted() -> None:
     less = np.where(first(50), aims, (labels + 1) % 10)
     found = checks(
         cell(first(0), PGD, targets=aims.tolist(), predictions=hit),
-        cell(first(0), attacked("pgd", 16 / 255, steps=10), targets=aims.tolist(), predictions=less),
+        cell(first(0), PGD | {"eps": 16 / 255}, targets=aims.tolist(), predictions=less),
     )["eps"]
     assert found.verdict == "breached"
     assert (found.stronger_failed, found.weaker_failed) == (150 / 200, 50 / 200)
