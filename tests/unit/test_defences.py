@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from limla.attacks.base import build_attack
@@ -21,6 +24,7 @@ from limla.models.victim import Victim, prepare_victim
 from limla.plans import DefencePlan, parse_defences
 from limla.registry import CODECS, DIFFERENTIABLE
 from tests.contracts.test_defences import photos
+from tests.variants import member, write_variant
 
 
 class Net(nn.Module):
@@ -248,3 +252,29 @@ def test_a_codec_without_a_differentiable_model_is_refused_at_once(monkeypatch: 
             DefencePlan("squeeze", qualities, ("static", threat))
     with pytest.raises(SettingsError, match="choose bpda"):
         parse_defences("squeeze:10,50", ("static", "differentiable"))
+
+
+def test_the_page_says_what_the_benchmark_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script on a few small images; and the committed page is made from the committed numbers."""
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import differentiable  # type: ignore[import-not-found]
+
+    write_variant(tmp_path / "things" / "source", {"test": [[member(number, 40, 50) for number in range(3)]]})
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{differentiable.MARK}\nold\n{differentiable.MARK}\nafter\n")
+    words = ["--data-dir", tmp_path / "things", "--quality", 10, "--quality", 90, "--image-size", 32]
+    words += ["--output", tmp_path / "found.json", "--page", page]
+    done = CliRunner().invoke(differentiable.main, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads((tmp_path / "found.json").read_text())["models"]
+    assert [row["quality"] for row in found["qualities"]] == [10, 90]
+    assert all(row["min_model_psnr_db"] <= row["model_psnr_db"] for row in found["qualities"])
+    assert all(row["image_psnr_db"] < row["model_psnr_db"] for row in found["qualities"])
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert f"| differentiable model | {found['qualities'][0]['model_psnr_db']:.1f} |" in text
+    committed = json.loads((root / "benchmarks" / "results" / "differentiable.json").read_text())
+    assert differentiable.markdown(committed) in (root / "docs" / "attacks.md").read_text(encoding="utf-8")
