@@ -76,4 +76,5 @@ def _images_needed(found: PairedDifference, margin: float) -> int | None:
         return None
     distance = noncentrality(found.degrees_of_freedom, (1 - found.confidence) / 2, "larger")
     left = (room / distance) ** 2 - found.seed_variance
-    return math.ceil(per_image / left) if left > 0 else None
+    # the interval of this sample told nothing, so fewer than these would not do, whatever the approximation says
+    return max(math.ceil(per_image / left), found.num_images + 1) if left > 0 else None

@@ -43,7 +43,8 @@ class PairedDifference:
         num_images: rows per seed; num_sources: different source images among them; num_seeds: training seeds.
         standard_error: of the difference; degrees_of_freedom: those that it counts with.
         seed_variance: the part of standard_error² that more images would not shrink; 0 for one seed.
-        detectable: the smallest difference that this sample would find with 80% power at the 5% level.
+        detectable: the smallest difference that such a sample would find with 80% power at the 5% level; above the
+            largest possible one where it would find none.
     """
 
     difference: float
