@@ -50,7 +50,7 @@ def reliability_diagrams(section: Section, name: str) -> Panels | None:
                 traces += line(_places(runs, label), label, style)
         if traces:
             title = panel_title(section, subject)
-            axis = percent("confidence (%)") | {"range": [0, 100]}
+            axis = percent("confidence (%)")
             label = f"{title}: accuracy against confidence, one line per test quality"
             plots.append(plot(f"{name}-{len(plots)}", [diagonal, *traces], axis, percent(), label, title=title))
     entries = [(section.variant_label(variant), style) for variant, style in styles.items()]
