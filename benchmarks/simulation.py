@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
+import resource
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -64,11 +64,15 @@ def measure(job: Job) -> float:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run = _contender(job, Path(folder))
-        started = os.times()
+        started = _processor_seconds()
         run()
-        ended = os.times()
-    # user and system time, of this process and of children that have ended
-    return sum(ended[:4]) - sum(started[:4])
+        return _processor_seconds() - started
+
+
+def _processor_seconds() -> float:
+    """User and system time of this process and of children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _contender(job: Job, folder: Path) -> Callable[[], object]:
