@@ -34,8 +34,9 @@ def calibration_tables(rows: Sequence[CalibrationRow]) -> ShownTable | None:
     """One line per condition."""
     caption = (
         f"Expected calibration error in {NUM_BINS} bins of equal width: how far confidence and accuracy lie apart, in "
-        "percentage points; measured on few images it is too high, so it may lie above its interval. Change: against the "
-        "originals, freed of what few images add. Overconfident: mean confidence minus accuracy. Brackets: 95% intervals."
+        "percentage points; measured on few images it is too high, and may lie above its interval. Change: against "
+        "the originals, freed of what few images add. Overconfident: mean confidence minus accuracy. Brackets: 95% "
+        "intervals."
     )
     columns = (
         "Model and training",
