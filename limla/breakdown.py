@@ -38,6 +38,7 @@ class BreakdownSettings:
         quality: of `codec`, the chain's fourth condition.
         codec: of the catalogue.
         attack: the chain's last step; None ends it with the codec.
+        eps: its radius on the [0, 1] scale, where it does not give its own: as in `EvaluateSettings`.
         own_model, split, batch_size, seed, device, verify: as in `EvaluateSettings`.
     """
 
@@ -47,6 +48,7 @@ class BreakdownSettings:
     quality: int
     codec: str = "jpeg"
     attack: AttackPlan | None = None
+    eps: float = 8 / 255
     own_model: str | None = None
     split: str = "test"
     batch_size: int = 32
@@ -76,7 +78,7 @@ class BreakdownSettings:
             codec=self.codec,
             qualities=(quality,),
             attacks=(NO_ATTACK if attack is None else attack,),
-            eps=(),
+            eps=(self.eps,),
             split=self.split,
             # the loader that can read in each of these ways: the steps differ in nothing else
             loader="cpu",

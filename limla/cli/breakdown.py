@@ -10,6 +10,7 @@ import click
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.paths import DataFolder, LocalPath
+from limla.errors import SettingsError
 
 if TYPE_CHECKING:
     from limla.analysis.breakdown import Breakdown, Step
@@ -45,9 +46,13 @@ def breakdown(attack: str | None, eps: str | None, output_dir: Path, **options: 
     again to go on after an interruption.
     """
     from limla.breakdown import TABLE, BreakdownSettings, break_down
+    from limla.cli.options import parse_number
     from limla.models.memory import keep_large_activations
 
-    settings = BreakdownSettings(results_dir=output_dir, attack=_attack(attack, eps), **options)
+    plan = _attack(attack, eps)
+    if eps is not None:
+        options["eps"] = parse_number(eps)
+    settings = BreakdownSettings(results_dir=output_dir, attack=plan, **options)
     keep_large_activations()
     for number, chain in enumerate(break_down(settings, ConsoleProgress())):
         if number:
@@ -57,8 +62,7 @@ def breakdown(attack: str | None, eps: str | None, output_dir: Path, **options: 
 
 
 def _attack(text: str | None, eps: str | None) -> AttackPlan | None:
-    from limla.cli.options import parse_number
-    from limla.errors import SettingsError
+    """The attack; `eps` must be of use to it."""
     from limla.evaluation import check_parameters_used
     from limla.plans import NO_ATTACK, parse_attack
 
@@ -68,14 +72,7 @@ def _attack(text: str | None, eps: str | None) -> AttackPlan | None:
         return None
     plan = parse_attack(text)
     check_parameters_used((plan.name,), eps)
-    given = {} if eps is None else {"eps": parse_number(eps)}
-    return plan.with_defaults(given or _default_eps(plan))
-
-
-def _default_eps(plan: AttackPlan) -> dict[str, float]:
-    from limla.attacks.base import attack_needs_eps
-
-    return {"eps": 8 / 255} if attack_needs_eps(plan.name) else {}
+    return plan
 
 
 def _show(chain: Breakdown) -> None:
