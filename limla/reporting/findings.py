@@ -23,7 +23,7 @@ from limla.reporting.shown import bounds, points, probability, share
 STATIC = "static"
 LEVEL = 0.05
 """A p-value after Holm's correction below this is called a difference."""
-_MAX_SENTENCES = 6
+_MAX_SENTENCES, _MAX_UNTOLD = 6, 2
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,12 @@ class Topic:
 
 def topics(found: Analysed) -> list[Topic]:
     """All topics that have something to say."""
+    is_told = any(row.verdict in ("found", "exceeds") for row in found.limits)
     every = (
-        Topic("How far images can be compressed", *_cut(_limits(found.limits), "limits")),
+        Topic(
+            "How far images can be compressed",
+            *_cut(_limits(found.limits), "limits", _MAX_SENTENCES if is_told else _MAX_UNTOLD),
+        ),
         Topic("What training under compression changes", *_cut(_training(found), "training")),
         Topic("Whether compression defends", *_cut(_defences(found.defences), "defence")),
         Topic(
@@ -60,9 +64,12 @@ def topics(found: Analysed) -> list[Topic]:
     return [topic for topic in every if topic.findings]
 
 
-def _cut(texts: Sequence[str | Finding], anchor: str) -> tuple[tuple[Finding, ...], int]:
+def _cut(
+    texts: Sequence[str | Finding], anchor: str, most: int = _MAX_SENTENCES
+) -> tuple[tuple[Finding, ...], int]:
+    """The first findings, and the number of those left out."""
     findings = [text if isinstance(text, Finding) else Finding(text, anchor) for text in texts]
-    return tuple(findings[:_MAX_SENTENCES]), max(0, len(findings) - _MAX_SENTENCES)
+    return tuple(findings[:most]), max(0, len(findings) - most)
 
 
 def _limits(rows: Sequence[Limit]) -> list[str]:
