@@ -23,16 +23,19 @@ class MiFgsm(Attack):
     Args:
         eps: radius of the ball.
         steps: gradient steps, at least 1.
-        alpha: length of one step on the [0, 1] scale, at most 1.
+        alpha: length of one step on the [0, 1] scale, at most 1. None means eps / steps (as Dong et al.).
         decay: weight of the sum so far at each step, 0 or more; 0 forgets it.
     """
 
     name: ClassVar[str] = "mifgsm"
     norm = "linf"
 
-    def __init__(self, eps: float, steps: int = 10, alpha: float = 2 / 255, decay: float = 1.0) -> None:
+    def __init__(self, eps: float, steps: int = 10, alpha: float | None = None, decay: float = 1.0) -> None:
         super().__init__(eps)
         self.steps = check_count(self.name, "steps", steps)
+        if alpha is None:
+            # with an eps of 0 nothing is computed
+            alpha = (self.eps or 8 / 255) / self.steps
         what = "the length of a step on the [0, 1] scale (for example 2/255)"
         self.alpha = check_positive(self.name, "alpha", alpha, 1, what)
         self.decay = check_not_negative(self.name, "decay", decay)

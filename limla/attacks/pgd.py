@@ -25,7 +25,8 @@ class Pgd(Attack):
         eps: radius of the ball.
         steps: gradient steps, at least 1.
         alpha: length of one step, in the norm of the ball; in "linf" at most 1. To cross the ball, steps · alpha
-            should exceed eps. None means 2/255 in "linf", and 2.5 · eps / steps in "l2" (as Madry et al.).
+            should exceed eps. None means 2.5 · eps / steps (as Madry et al. in "l2"): 2/255 for the usual ten steps
+            at eps = 8/255.
         norm: "linf" or "l2".
         restarts: random starts, at least 1. Of each image's results the one counts that fools the model, and among
             several or none of these the one of the highest loss.
@@ -50,8 +51,10 @@ class Pgd(Attack):
         self.restarts = check_count(self.name, "restarts", restarts)
         self.target = check_choice(self.name, "target", target, TARGETS)
         if alpha is None:
-            self.alpha = 2 / 255 if norm == "linf" else 2.5 * self.eps / self.steps
-        elif norm == "linf":
+            # with an eps of 0 nothing is computed
+            alpha = 2.5 * (self.eps or 8 / 255) / self.steps
+            alpha = min(alpha, 1.0) if norm == "linf" else alpha
+        if norm == "linf":
             what = "the length of a step on the [0, 1] scale (for example 2/255)"
             self.alpha = check_positive(self.name, "alpha", alpha, 1, what)
         else:

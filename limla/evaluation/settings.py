@@ -232,12 +232,15 @@ def caution(attack: Attack) -> str:
     """A line about an attack that cannot do what it is asked for; "" when there is nothing to say."""
     parameters = attack.settings()
     steps, alpha = parameters.get("steps"), parameters.get("alpha")
-    if steps is None or alpha is None or not math.isfinite(attack.eps) or steps * alpha >= attack.eps:
+    if steps is None or alpha is None or not 0 < attack.eps < math.inf:
         return ""
     of_step, of_ball = (
         (f"{value * 255:.3g}/255" if attack.norm == "linf" else f"{value:.3g}") for value in (alpha, attack.eps)
     )
-    return (
-        f"warning: attack '{attack.name}': {steps} steps of {of_step} cannot cross a ball of radius {of_ball} "
-        f"({attack.norm}), so it is weaker than it looks; raise steps or alpha"
-    )
+    if steps * alpha < attack.eps * (1 - 1e-6):
+        problem = f"{steps} steps of {of_step} cannot cross a ball of radius {of_ball}; raise steps or alpha"
+    elif steps > 1 and alpha > attack.eps * (1 + 1e-6):
+        problem = f"steps of {of_step} leap from side to side of a ball of radius {of_ball}; lower alpha"
+    else:
+        return ""
+    return f"warning: attack '{attack.name}' ({attack.norm}) is weaker than it looks: {problem}"

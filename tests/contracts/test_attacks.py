@@ -72,9 +72,7 @@ def test_result_stays_in_the_ball_and_in_range(name: str, eps: float, trained: n
     distance = distances(attack, adversarial, images)
     assert float(distance.max()) <= attack.eps * (1 + 1e-6) + 1e-6
     if catalogue_name(name) not in STAY:
-        # ten steps of 2/255 is all that some can go
-        reach = min(attack.eps, 20 / 255) if attack.norm == "linf" else attack.eps
-        assert float(distance[2:].min()) > 0.5 * reach, "an attack that hardly moves is none"
+        assert float(distance[2:].min()) > 0.5 * attack.eps, "an attack that hardly moves is none"
 
 
 @pytest.mark.parametrize("name", ["square", "autoattack"])
@@ -146,7 +144,7 @@ def test_loss_rises_and_accuracy_falls_to_nothing(
 
     assert accuracy(trained, images, labels) >= 0.95
     small = make(name, 1 / 255).run(trained, images, labels, seed=0)
-    large = make(name, 16 / 255).run(trained, images, labels, seed=0)  # within what ten default steps can cross
+    large = make(name, 16 / 255).run(trained, images, labels, seed=0)
     assert loss(images) <= loss(small) < loss(large)
     assert loss(images) < loss(small) or name not in CLIMBING
     assert accuracy(trained, large, labels) <= 0.05

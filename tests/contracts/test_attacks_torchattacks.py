@@ -33,7 +33,7 @@ def check_equal(found: Tensor, expected: Tensor, model: nn.Module) -> None:
     assert torch.equal(model(found).argmax(1), model(expected).argmax(1))
 
 
-def seeded(attack: torchattacks.attack.Attack, images: Tensor, labels: Tensor) -> Tensor:
+def seeded(attack: Any, images: Tensor, labels: Tensor) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         return attack(images, labels)
@@ -50,7 +50,10 @@ def test_results_are_torchattacks_own(name: str, num_images: int, trained: nn.Mo
         "square": torchattacks.Square(trained, eps=EPS, n_queries=100, seed=5),
     }[name]
     expected = seeded(theirs, images, labels)
-    given = {"eps": EPS, "n_queries": 100} if name == "square" else {"eps": EPS}
+    given: dict[str, float] = {
+        "mifgsm": {"eps": EPS, "alpha": 2 / 255},
+        "square": {"eps": EPS, "n_queries": 100},
+    }.get(name, {"eps": EPS})
     found = build_attack(name, given).run(trained, images, labels, seed=5)
     check_equal(found, expected, trained)
 

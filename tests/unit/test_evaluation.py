@@ -75,7 +75,7 @@ def test_every_cell_has_one_row_per_image(finished: EvaluateResult, data_dir: Pa
     assert by_attack["none"].attack_settings == by_attack["fgsm"].attack_settings == "{}"
     assert by_attack["fgsm"].eps == 8 / 255
     parameters = json.loads(by_attack["pgd"].attack_settings)
-    assert parameters == {"alpha": 2 / 255, "random_start": True, "seed": 0, "steps": 3}
+    assert parameters == {"alpha": 2.5 * (8 / 255) / 3, "random_start": True, "seed": 0, "steps": 3}
 
 
 def _variant(condition: Any) -> str:
@@ -140,7 +140,9 @@ def test_a_cell_does_not_depend_on_which_others_run(
 
 
 def test_each_eps_is_a_cell_of_its_own(data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
-    chosen = settings_for(data_dir, checkpoint, tmp_path, qualities=(50,), eps=(0.0, 2 / 255, 2 / 255, 0.5))
+    chosen = settings_for(
+        data_dir, checkpoint, tmp_path, qualities=(50,), eps=(0.0, 2 / 255, 2 / 255, 0.5), alpha=2 / 255
+    )
     progress = Listening()
     result = evaluate(chosen, progress)
     assert [(c.condition.attack, c.condition.eps) for c in result.cells] == [
@@ -260,7 +262,16 @@ def test_command_line_end_to_end(
     data_dir: Path, checkpoint: Path, finished: EvaluateResult, tmp_path: Path
 ) -> None:
     words = ["evaluate", "--checkpoint", checkpoint, "--data-dir", data_dir, "--quality", "source,10"]
-    words += ["--attack", "none,fgsm,pgd", "--eps", "8/255", "--steps", "3", "--alpha", "2/255"]
+    words += [
+        "--attack",
+        "none,fgsm,pgd",
+        "--eps",
+        "8/255",
+        "--steps",
+        "3",
+        "--alpha",
+        str(2.5 * (8 / 255) / 3),
+    ]
     words += ["--output_dir", tmp_path, "--batch_size", "5", "--device", "cpu", "--loader", "cpu"]
     done = CliRunner().invoke(limla, list(map(str, words)))
     assert done.exit_code == 0, done.output
