@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from limla.files import content_id
 from limla.manifest import read_manifest
 from limla.paths import AnyPath
-from limla.plans import parse_attack
+from limla.plans import NO_ATTACK, parse_attack
 from limla.qualities import parse_qualities
 from limla.study import DatasetPlan, Study, TrainCondition
 
@@ -143,7 +143,7 @@ def placed(study: Study, stages: DatasetStages) -> tuple[TrainSettings, ...]:
 def evaluations(
     study: Study, stages: DatasetStages, checkpoints: tuple[Path, ...]
 ) -> tuple[EvaluateSettings, ...]:
-    """What is evaluated of each model: the variants with defences, then every variant without.
+    """What is evaluated of each model: the variants with defences, those attacked without, then every one as it is.
 
     The cells without a defence belong to both where a variant stands in both; a cell that is there is not computed
     again. Defended ones come first, since attackers who do not know of a defence share the attack on the bare model.
@@ -154,7 +154,8 @@ def evaluations(
     found: list[EvaluateSettings] = []
     for wanted, attacks, defences in (
         (study.defended_variants(), plan.attacks, plan.defences),
-        (study.test_variants(), (*plan.attacks, *plan.undefended), ()),
+        (study.attacked_variants(), (*plan.attacks, *plan.undefended), ()),
+        (study.test_variants(), (NO_ATTACK,), ()),
     ):
         for number, codec in enumerate(study.codecs):
             qualities = tuple(

@@ -241,11 +241,12 @@ def _evaluation(evaluation: dict[str, Any], codecs: Sequence[str]) -> dict[str, 
         raise EntryError((*path, "undefended"), "write attacks as tables with undefended_only = true")
     if "defences" in evaluation:
         found["defences"] = _defences(_list(evaluation, "defences"), (*path, "defences"), codecs)
-    if "defended" in evaluation:
-        found["defended"] = tuple(
-            _variant(entry, (*path, "defended", place), codecs)
-            for place, entry in enumerate(_list(evaluation, "defended"))
-        )
+    for name in ("attacked", "defended"):
+        if name in evaluation:
+            found[name] = tuple(
+                _variant(entry, (*path, name, place), codecs)
+                for place, entry in enumerate(_list(evaluation, name))
+            )
     return found
 
 

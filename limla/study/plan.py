@@ -198,6 +198,7 @@ class EvaluationPlan:
     Attributes:
         attacks: names, which share `eps`, `steps` and `alpha` where they take them, or plans with their own.
         undefended: more attacks, which are not tried on the defences.
+        attacked: the variants on which the model is attacked; empty means all that are tested.
         defences: codecs between attack and model, with their threat models.
         defended: the variants on which defences are evaluated; empty means the originals, so that the order is attack,
             then compression.
@@ -210,6 +211,7 @@ class EvaluationPlan:
     steps: int = 10
     alpha: float = 2 / 255
     undefended: tuple[AttackPlan, ...] = ()
+    attacked: tuple[Variant, ...] = ()
     defences: tuple[DefencePlan, ...] = ()
     defended: tuple[Variant, ...] = ()
     batch_size: int = 32
@@ -282,6 +284,7 @@ class Study:
         for name, entry in (
             *(("train", variant) for condition in self.train for variant in condition.on),
             *(("test", variant) for variant in self.test),
+            *(("evaluation.attacked", variant) for variant in self.evaluation.attacked),
             *(("evaluation.defended", variant) for variant in self.evaluation.defended),
         ):
             if entry not in known:
@@ -308,6 +311,10 @@ class Study:
     def test_variants(self) -> tuple[Variant, ...]:
         """What to test on."""
         return self.test or self.variants()
+
+    def attacked_variants(self) -> tuple[Variant, ...]:
+        """What attacks without a defence are evaluated on."""
+        return self.evaluation.attacked or self.test_variants()
 
     def defended_variants(self) -> tuple[Variant, ...]:
         """What defences are evaluated on; none where there is no defence."""

@@ -44,13 +44,14 @@ epochs = 1
 [evaluation]
 batch_size = 4
 eps = "{eps}"
+attacked = ["source", 50]
 attacks = ["fgsm", {{ name = "uniform-noise", eps = "4/255", undefended_only = true }}]
 [[evaluation.defences]]
 qualities = [5]
 threats = ["static", "bpda"]
 """
-_CELLS = 2 * 2 * (3 * 3 + 3)
-"""Seeds × conditions × (three variants × (none, fgsm, noise), and none, fgsm static, bpda behind the codec)."""
+_CELLS = 2 * 2 * (3 + 2 * 2 + 3)
+"""Seeds × conditions × (three variants clean, two with fgsm and noise; behind the codec none, fgsm static, bpda)."""
 
 
 def write_study(folder: Path, photos: Path, epochs: int = 1, eps: str = "2/255") -> Path:
@@ -89,7 +90,7 @@ def test_a_change_computes_only_what_depends_on_it(photo_folder: Path, tmp_path:
     # another eps: new cells of fgsm, the models and every other cell stay
     other_eps = status_of(write_study(tmp_path, photo_folder, eps="3/255"))
     assert other_eps.models.num_left == 0
-    assert other_eps.cells.num_left == 4 * (3 + 2)
+    assert other_eps.cells.num_left == 4 * (2 + 2)
     assert other_eps.cells.seconds_left is not None
 
     # more epochs for the first training condition: its models and their cells, the other's stay
