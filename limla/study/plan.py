@@ -197,6 +197,7 @@ class EvaluationPlan:
 
     Attributes:
         attacks: names, which share `eps`, `steps` and `alpha` where they take them, or plans with their own.
+        alpha: None leaves the length of a step to the attack.
         undefended: more attacks, which are not tried on the defences.
         attacked: the variants on which the model is attacked; empty means all that are tested.
         defences: codecs between attack and model, with their threat models.
@@ -209,7 +210,7 @@ class EvaluationPlan:
     attacks: tuple[str | AttackPlan, ...] = ("fgsm", "pgd")
     eps: tuple[float, ...] = (8 / 255,)
     steps: int = 10
-    alpha: float = 2 / 255
+    alpha: float | None = None
     undefended: tuple[AttackPlan, ...] = ()
     attacked: tuple[Variant, ...] = ()
     defences: tuple[DefencePlan, ...] = ()
