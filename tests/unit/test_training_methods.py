@@ -213,8 +213,8 @@ def test_a_table_from_before_there_were_methods_takes_new_lines(toy: Path, tmp_p
         ({"random_qualities": (*range(100, 0, -1), None)}, "random jpeg quality 1-100,source"),
         ({"random_qualities": (90, 10)}, "random jpeg quality 10,90"),
         (
-            {"adversary": AttackPlan("pgd", (("steps", 7), ("eps", 8 / 255)))},
-            "pgd linf eps=8/255 steps=7 alpha=2/255",
+            {"adversary": AttackPlan("pgd", (("steps", 5), ("eps", 4 / 255)))},
+            "pgd linf eps=4/255 steps=5 alpha=2/255",
         ),
         (
             {"adversary": parse_attack("pgd:eps=0.5,norm=l2,steps=5,alpha=0.25,restarts=2")},
