@@ -326,7 +326,7 @@ def read_condition(table: pa.Table) -> Condition:
 
 
 def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
-    """All finished conditions of a results folder, in the order of their cell ids.
+    """All finished conditions of a results folder with the columns of `PREDICTION_SCHEMA`, in the order of cell ids.
 
     Raises `DataError` when there are none or a file is damaged.
     """
@@ -343,7 +343,8 @@ def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
         if table.num_rows == 0 or not set(CONDITION_SCHEMA.names) - ADDED.keys() <= set(table.column_names):
             raise DataError(f"{path}: not a prediction file of this version; remove it and evaluate again")
         table = _completed(table)
-        found.append((read_condition(table), table))
+        # the columns of the condition repeat one value: dropped, they cost nothing while all tables are held
+        found.append((read_condition(table), table.select(PREDICTION_SCHEMA.names)))
     return found
 
 

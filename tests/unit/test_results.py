@@ -70,7 +70,7 @@ def test_a_condition_and_its_rows_come_back(tmp_path: Path, quality: int | None)
     rows = table.select(PREDICTION_SCHEMA.names).to_pylist()
     assert [PredictionRow(**row) for row in rows] == ROWS
     assert table.schema.field("prediction").type == pa.int32()
-    assert read_condition(table) == condition
+    assert read_condition(read_table(path)) == condition
 
 
 def test_every_field_of_the_condition_counts_in_its_id() -> None:
