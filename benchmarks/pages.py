@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from robustness_page import section
 from tables import machine_line, table
 from throughput import write_page
 
@@ -158,6 +159,7 @@ def main() -> None:
         "Made by `python benchmarks/pages.py` from `benchmarks/results/*.json`; "
         "every JSON names the command that made it. How fast each stage is beside its peers: "
         "[benchmarks.md](benchmarks.md).",
+        *section(_load("robustness")),
         *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
         "Other work ran on the same two cores while these models were trained, so the times of this section are upper "
         "bounds.",

@@ -20,6 +20,7 @@ import numpy as np
 
 from limla.benchmarking.machine import describe_machine
 from limla.cli.console import ConsoleProgress
+from limla.evaluation.settings import attack_name
 from limla.files import write_json
 from limla.manifest import list_variants, read_manifest, variant_name
 from limla.paths import AnyPath
@@ -130,6 +131,8 @@ def main(study_file: Path, raw: Path | None, output: Path, collect: bool) -> Non
     manifest = read_manifest(_data_dir(study) / "source")
     shown = dataclasses.asdict(study)
     shown["output_dir"] = study.output_dir.name
+    shown["qualities"] = study.codecs[0].qualities
+    shown["evaluation"]["attacks"] = [attack_name(attack) for attack in study.evaluation.attacks]
     for dataset in shown["datasets"]:
         for name in ("raw", "data_dir"):
             dataset[name] = Path(dataset[name]).name if dataset[name] else None
