@@ -40,12 +40,14 @@ def _cell(section: Section, slot: Slot, cell: Condition, found: dict[str, Metric
     shares = [first] + [
         found.get(name) for name in ("attack_success_rate", "precision_macro", "recall_macro", "f1_macro")
     ]
+    aimed = found.get("targeted_success_rate")
+    success = _text(shares[1]) + (f", targeted {_text(aimed)}" if aimed else "")
     return {
         "test": section.variant_label(slot[1]),
         "attack": slot[2].label,
         "seed": "–" if cell.seed < 0 else cell.seed,
         "num_samples": first.num_samples,
-        "values": [*map(_text, shares[:2]), *map(_macro, shares[2:]), _loss(found["loss"])],
+        "values": [_text(first), success, *map(_macro, shares[2:]), _loss(found["loss"])],
     }
 
 

@@ -185,7 +185,8 @@ def eps_curves(section: Section, name: str) -> Panels | None:
     families: dict[tuple[str, str], list[Attack]] = defaultdict(list)
     for attack in section.attacks:
         if not attack.is_none and math.isfinite(attack.eps) and attack.eps > 0:
-            families[attack.attack, attack.norm].append(attack)
+            # "PGD-10" of "PGD-10, ε = 8/255": other numbers of steps are another line
+            families[attack.label.partition(", ε")[0], attack.norm].append(attack)
     styles = {
         variant: Style(number, hollow=variant[1] is None)
         for number, variant in enumerate(reversed(section.variants))
@@ -202,7 +203,7 @@ def eps_curves(section: Section, name: str) -> Panels | None:
             if not traces:
                 continue
             ticks = sorted({(attack.eps, eps_text(attack.eps)) for attack in attacks} | {(0.0, "0")})
-            title = f"{attack_name.upper()} ({norm or 'no norm'}), {panel_title(section, subject)}"
+            title = f"{attack_name} ({norm or 'no norm'}), {panel_title(section, subject)}"
             x_axis = linear("ε of the attack", ticks)
             label = f"{title}: robust accuracy against the size of the attack"
             plots.append(plot(f"{name}-{len(plots)}", traces, x_axis, percent(), label, title=title))

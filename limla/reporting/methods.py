@@ -44,6 +44,7 @@ _THREATS = {
 }
 _NOT_OF_THE_CODEC = ("codec", "quality", "measure", "seed", "source")
 _CODECS = {"jpeg": "JPEG [@wallace1992]"}
+_STEP = "alpha"
 _NORMS = {"linf": "L∞", "l2": "L2", "": "no norm"}
 
 
@@ -150,17 +151,23 @@ def _preprocessing(text: str) -> str:
 
 
 def _attacks(section: Section) -> str:
-    groups: dict[tuple[str, str, str], list[Attack]] = defaultdict(list)
+    groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], list[Attack]] = defaultdict(list)
     for attack in section.attacks:
         if not attack.is_none:
-            groups[attack.attack, attack.norm, attack.attack_settings].append(attack)
+            # a step that grows with eps makes no other attack
+            others = tuple(item for item in _parameters(attack.attack_settings) if item[0] != _STEP)
+            groups[attack.attack, attack.norm, others].append(attack)
     if not groups:
         return ""
     parts: list[str] = []
-    for (name, norm, settings), attacks in groups.items():
-        sizes = _listed([eps_text(eps) for eps in sorted({attack.eps for attack in attacks})])
-        parameters = "".join(f", {key} {value}" for key, value in _parameters(settings))
-        parts.append(f"{_ATTACKS.get(name, name)} ({_NORMS.get(norm, norm)}, ε = {sizes}{parameters})")
+    for (name, norm, others), attacks in groups.items():
+        ordered = sorted(attacks, key=lambda attack: attack.eps)
+        sizes = _listed(list(dict.fromkeys(eps_text(attack.eps) for attack in ordered)))
+        steps = [dict(_parameters(attack.attack_settings)).get(_STEP) for attack in ordered]
+        lengths = _listed(list(dict.fromkeys(step for step in steps if step)))
+        parameters = [*([(_STEP, lengths)] if lengths else []), *others]
+        told = "".join(f", {key} {value}" for key, value in parameters)
+        parts.append(f"{_ATTACKS.get(name, name)} ({_NORMS.get(norm, norm)}, ε = {sizes}{told})")
     return f"Attacks met the images as tested, after compression, with ε on the [0, 1] scale: {_listed(parts)}."
 
 

@@ -41,7 +41,7 @@ from limla.reporting.plots import plotly_script, script_hash
 from limla.reporting.reliability import reliability_diagrams
 from limla.reporting.sections import Section, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
-from limla.reporting.shown import MAX_ROWS
+from limla.reporting.shown import MAX_ROWS, OPEN_ROWS
 from limla.results import MetricRow, read_predictions
 from limla.statistics import FEWEST_OF_EACH
 
@@ -117,6 +117,7 @@ def _render(
         magnification=MAGNIFICATION,
         fewest_of_each=FEWEST_OF_EACH,
         matched=curves.MATCHED,
+        open_rows=OPEN_ROWS,
     )
 
 

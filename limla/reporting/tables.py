@@ -101,6 +101,7 @@ def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> None:
         write_both(folder, name, table)
 
 
+_ATTACKED_METRICS = ("robust_accuracy", "attack_success_rate", "targeted_success_rate")
 _FLOAT, _INT = pa.float64(), pa.int64()
 _MATRIX_SCHEMA = pa.schema(
     [
@@ -135,7 +136,7 @@ def _table(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
 def _matrix_rows(section: Section) -> Iterable[Sequence[Any]]:
     for subject in section.subjects:
         for attack in section.attacks:
-            for metric in ("accuracy",) if attack.is_none else ("robust_accuracy", "attack_success_rate"):
+            for metric in ("accuracy",) if attack.is_none else _ATTACKED_METRICS:
                 for variant in section.variants:
                     point = section.point(subject, variant, attack, metric)
                     if point is None:

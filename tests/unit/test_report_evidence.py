@@ -220,3 +220,28 @@ def test_training_conditions_share_one_plot(tmp_path: Path) -> None:
         "MobileNetV2 · jpeg q10": ([0.0, 1.0], [80.0, 80.0]),
         "trained at the test quality": ([0.0], [80.0]),
     }
+
+
+def test_steps_that_grow_with_eps_are_one_attack_and_step_numbers_are_not(tmp_path: Path) -> None:
+    cells = [cell(first(150))]
+    cells += [cell(first(9), attacked("pgd", eps=eps, alpha=eps / 4, steps=10)) for eps in (2 / 255, 8 / 255)]
+    cells += [cell(first(9), attacked("pgd", eps=8 / 255, alpha=2 / 255, steps=40))]
+    page = report(write_cells(tmp_path, cells), None, tmp_path / "report.html")
+    text = text_of(page)
+    assert "PGD [@madry2018] (L∞, ε = 2/255 and 8/255, alpha 0.5/255 and 2/255, steps 10)" in text
+    assert "PGD [@madry2018] (L∞, ε = 8/255, alpha 2/255, steps 40)" in text
+    plots = {name: plot for name, plot in plots_of(page).items() if name.startswith("s1-eps")}
+    assert [len(trace["x"]) for trace in plots["s1-eps-0"]["data"] if "name" in trace] == [3]
+    assert list(plots) == ["s1-eps-0"]  # of 40 steps there is one eps only
+
+
+def test_targeted_success_stands_beside_the_other(tmp_path: Path) -> None:
+    cells = [
+        cell(first(20, 20)),
+        cell(first(5, 20), attacked("pgd", steps=10), targets=[(number + 1) % 10 for number in range(20)]),
+    ]
+    text = text_of(report(write_cells(tmp_path, cells), None, tmp_path / "report.html"))
+    assert re.search(r"75\.0 \[[^]]*\], targeted 75\.0 \[", text)
+    assert {row["metric"] for row in read_csv(tmp_path / "matrix.csv")} == {
+        *("accuracy", "robust_accuracy", "attack_success_rate", "targeted_success_rate"),
+    }
