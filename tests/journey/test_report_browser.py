@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,12 @@ WIDTH = 1366
 PROBE = """<script>
 for (const details of document.querySelectorAll("details")) details.open = true;
 (async () => {
-for (const plot of document.querySelectorAll(".plot")) {
-  plot.scrollIntoView();
-  for (let tries = 0; tries < 20 && !plot.querySelector(".scatterlayer .trace"); tries++)
-    await new Promise((done) => setTimeout(done, 50));
-}
+// printing draws every plot; scrolling to each would wait for frames that a busy machine does not give in time
+dispatchEvent(new Event("beforeprint"));
+dispatchEvent(new Event("afterprint"));
+for (let tries = 0; tries < 100 && document.querySelectorAll(".plot .scatterlayer").length <
+  document.querySelectorAll(".plot").length; tries++) await new Promise((done) => setTimeout(done, 100));
+await new Promise((done) => setTimeout(done, 500));
 const root = document.documentElement;
 const drawn = [...document.querySelectorAll(".plot")].filter((e) => e.querySelector(".scatterlayer .trace"));
 const wide = [...document.querySelectorAll("svg[role=img], .plot, .legend, img, p, h1, h2, h3, figcaption")]
@@ -44,6 +46,28 @@ root.dataset.probe = JSON.stringify({
   plots: document.querySelectorAll(".plot").length, undrawn: document.querySelectorAll(".plot").length - drawn.length,
   headings: document.querySelectorAll("h2").length,
 });
+})();
+</script></body>"""
+
+# what a reader does: points at a value, and hides a line with a click on the legend
+ACTIONS = """<script>
+(async () => {
+const plot = document.querySelector(".plot");
+plot.scrollIntoView();
+for (let tries = 0; tries < 40 && !plot.querySelector(".scatterlayer .trace"); tries++)
+  await new Promise((done) => setTimeout(done, 50));
+const place = plot.data.findIndex((trace) => trace.hovertext);
+Plotly.Fx.hover(plot, [{ curveNumber: place, pointNumber: 0 }]);
+const told = [...plot.querySelectorAll(".hovertext tspan")].map((e) => e.textContent);
+const button = plot.closest("figure").querySelector(".legend button");
+const shown = () => plot.data.filter((t) => t.legendgroup === button.dataset.series).map((t) => t.visible);
+const states = [shown()];
+for (let clicks = 0; clicks < 2; clicks++) {
+  button.click();
+  await new Promise((done) => setTimeout(done, 300));
+  states.push(shown());
+}
+document.documentElement.dataset.probe = JSON.stringify({ told, states });
 })();
 </script></body>"""
 
@@ -76,11 +100,11 @@ def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def probe(folder: Path, page: Path) -> dict[str, object]:
+def probe(folder: Path, page: Path, script: str = PROBE) -> dict[str, Any]:
     """What the browser measured of the page, and that it had nothing to complain about."""
     copy = page.with_name("probed.html")
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
-    copy.write_text(text.replace("</body>", PROBE), encoding="utf-8")
+    copy.write_text(text.replace("</body>", script), encoding="utf-8")
     found = chromium(folder, "--virtual-time-budget=20000", "--dump-dom", copy.as_uri())
     assert "CONSOLE" not in found.stderr
     match = re.search(r'data-probe="([^"]*)"', found.stdout)
@@ -120,6 +144,14 @@ def test_a_full_report_fits_a_laptop(tmp_path: Path) -> None:
         "undrawn": 0,
         "headings": 4,
     }
+
+
+def test_plots_tell_values_and_hide_lines(tmp_path: Path) -> None:
+    page = report(write_results(tmp_path / "results"), None, tmp_path / "report.html")
+    found = probe(tmp_path, page, ACTIONS)
+    assert found["told"] == ["no attack", "q1", "35.0% [24.2, 47.6]", "n = 60"]
+    assert [set(state) for state in found["states"]] == [{True}, {False}, {True}]
+    assert len(found["states"][0]) >= 2  # the line and its band
 
 
 @pytest.mark.slow
