@@ -60,7 +60,7 @@ def parse_number(value: Any) -> float:
             number = float(value)
         if not math.isfinite(number):
             raise ValueError
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise SettingsError(f"{value!r} is not a number: write it as 0.03 or 8/255") from error
     return number
 
@@ -141,6 +141,11 @@ class DefencePlan:
             scale.check(quality)
         if len(set(self.qualities)) < len(self.qualities):
             raise SettingsError(f"defence {self.label}: a quality is named twice; name each once")
+        if len(set(self.threats)) < len(self.threats):
+            named = ", ".join(self.threats)
+            raise SettingsError(
+                f"defence {self.label}: a threat model is named twice ({named}); name each once"
+            )
         object.__setattr__(self, "qualities", tuple(sorted(self.qualities)))
         for threat in self.threats:
             if threat not in THREATS:

@@ -9,7 +9,7 @@ from limla.errors import SettingsError
 from limla.manifest import SOURCE
 
 _DEFAULT_SCALE = QualityScale("quality", 1, 100)
-_PART = re.compile(r"(?P<first>\d+)(-(?P<last>\d+)(:(?P<step>\d+))?)?", re.ASCII)
+_PART = re.compile(r"(?P<first>\d{1,9})(-(?P<last>\d{1,9})(:(?P<step>\d{1,9}))?)?", re.ASCII)
 
 
 def parse_qualities(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limla.attacks.checks import check_batch, check_choice
 from limla.attacks.judging import JudgedVictim, left_as_it_was, seeded
 from limla.errors import SettingsError
-from limla.plans import Parameter
+from limla.plans import Parameter, parse_number
 from limla.registry import ATTACKS
 
 NORMS: dict[str, str] = {
@@ -260,7 +260,7 @@ def _typed(name: str, key: str, value: Parameter, plug: Any) -> Parameter:
     """The value as the attack's signature wants it; raises `SettingsError` for a value of another kind."""
     wanted = inspect.signature(plug).parameters[key].annotation.removesuffix(" | None")
     if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return parse_number(value)
     kinds: dict[str, tuple[type, str]] = {
         "float": (float, "a number, as 0.03 or 8/255"),
         "int": (int, "a whole number"),

@@ -54,7 +54,6 @@ def run(study_file: Path | None, **options: Any) -> None:
 
 def _study(study_file: Path | None, options: dict[str, Any]) -> tuple[Study, StudyFile]:
     from limla.cli.options import parse_qualities
-    from limla.paths import open_folder
     from limla.study import StudyFile, read_settings, study_from
 
     settings, file = read_settings(study_file) if study_file else ({}, StudyFile("options"))
@@ -68,15 +67,24 @@ def _study(study_file: Path | None, options: dict[str, Any]) -> tuple[Study, Stu
             settings[name] = options[name]
     if options["attacks"] is not None:
         attacks = tuple(part.strip() for part in options["attacks"].split(","))
-        settings["evaluation"] = {**settings.get("evaluation", {}), "attacks": attacks}
+        settings["evaluation"] = _with(settings, "evaluation", attacks=attacks)
     if options["epochs"] is not None:
-        settings["training"] = {**settings.get("training", {}), "epochs": options["epochs"]}
+        settings["training"] = _with(settings, "training", epochs=options["epochs"])
     if "data_dir" not in settings and "datasets" not in settings:
         if "raw" not in settings:
             raise SettingsError(
                 "nothing to run: name a study file, or --raw with a folder of photos, or --data-dir with shards"
             )
-        settings["data_dir"] = Path("shards") / Path(settings["raw"]).resolve().name
-    if "data_dir" in settings:
-        settings.setdefault("output_dir", Path("out") / open_folder(settings["data_dir"]).resolve().name)
+        if isinstance(settings["raw"], Path):
+            settings["data_dir"] = Path("shards") / settings["raw"].resolve().name
+    folder = settings.get("data_dir")
+    # what else a file may hold there is refused below
+    if isinstance(folder, Path) or hasattr(folder, "fs"):
+        settings.setdefault("output_dir", Path("out") / folder.resolve().name)
     return study_from(settings, file), file
+
+
+def _with(settings: dict[str, Any], name: str, **entries: Any) -> Any:
+    """A table of the settings with these entries; what is no table stays, to be refused."""
+    table = settings.get(name, {})
+    return {**table, **entries} if isinstance(table, dict) else table

@@ -53,9 +53,12 @@ def run(study_file: Path) -> None:
 def status(study_file: Path) -> None:
     """Say how much of STUDY_FILE is done. Reads what lies on disk, computes nothing."""
     from limla.running import study_status
-    from limla.study import read_study
+    from limla.study import read_settings, study_from
 
-    found = study_status(read_study(study_file))
+    settings, file = read_settings(study_file)
+    planned = study_from(settings, file)
+    with file.naming_lines():
+        found = study_status(planned)
     for part in (found.variants, found.models, found.cells):
         time_left = (
             "" if part.seconds_left is None or not part.num_left else f", {_duration(part.seconds_left)} left"

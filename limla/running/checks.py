@@ -21,8 +21,8 @@ def check(study: Study, stages: Sequence[DatasetStages], file: StudyFile) -> Non
     from limla.registry import LOADERS
 
     with_line = _Located(file)
-    for settings in evaluations(study, stages[0], (Path("later"),)):
-        with with_line.at("evaluation"):
+    with with_line.at("evaluation"):
+        for settings in evaluations(study, stages[0], (Path("later"),)):
             plan_cells(settings)
     with with_line.at("device"):
         choose_device(study.device)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limla.files import content_id
-from limla.manifest import read_manifest
+from limla.manifest import SOURCE, read_manifest
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, parse_attack
 from limla.qualities import parse_qualities
-from limla.study import DatasetPlan, Study, TrainCondition
+from limla.study import DatasetPlan, Study, TrainCondition, about_entry
 
 if TYPE_CHECKING:
     from limla.evaluation import EvaluateSettings
@@ -44,12 +44,8 @@ class DatasetStages:
 def dataset_stages(study: Study) -> tuple[DatasetStages, ...]:
     """Every stage's settings, each of which checks its own.
 
-    Raises `SettingsError` for the first name or number that a stage refuses.
+    Raises `EntryError` for the first name or number that a stage refuses.
     """
-    from limla.packing import PackSettings
-    from limla.reencoding import ReencodeSettings
-
-    split = study.split
     found: list[DatasetStages] = []
     for dataset in study.datasets:
         data_dir = study.data_dir(dataset)
@@ -57,33 +53,47 @@ def dataset_stages(study: Study) -> tuple[DatasetStages, ...]:
             DatasetStages(
                 dataset=dataset,
                 data_dir=data_dir,
-                pack=PackSettings(
-                    seed=split.seed,
-                    train=split.train,
-                    val=split.val,
-                    test=split.test,
-                    val_from_train=split.val_from_train,
-                ),
-                reencode=tuple(
-                    ReencodeSettings(
-                        codec=codec.codec,
-                        qualities=codec.qualities,
-                        subsampling=codec.subsampling,
-                        measure=study.measure,
-                    )
-                    for codec in study.codecs
-                ),
+                pack=_pack_settings(study),
+                reencode=tuple(_reencodings(study)),
                 train=tuple(_trainings(study, data_dir)),
             )
         )
     return tuple(found)
 
 
+def _pack_settings(study: Study) -> PackSettings:
+    from limla.packing import PackSettings
+
+    with about_entry("split"):
+        return PackSettings(**vars(study.split))
+
+
+def _reencodings(study: Study) -> Iterator[ReencodeSettings]:
+    from limla.reencoding import ReencodeSettings
+
+    for place, codec in enumerate(study.codecs):
+        with about_entry("codecs", place):
+            found = ReencodeSettings(
+                codec=codec.codec,
+                qualities=codec.qualities,
+                subsampling=codec.subsampling,
+                measure=study.measure,
+            )
+        yield found
+
+
 def _trainings(study: Study, data_dir: AnyPath) -> Iterator[TrainSettings]:
+    if study.train:
+        # what the entries of `train` have in common is at fault before they are
+        with about_entry("training"):
+            common = TrainCondition(((SOURCE, None),), study.training)
+            _train_settings(study, data_dir, study.models[0], study.seeds[0], common)
     for model in study.models:
         for seed in study.seeds:
-            for condition in study.train_conditions():
-                yield _train_settings(study, data_dir, model, seed, condition)
+            for place, condition in enumerate(study.train_conditions()):
+                with about_entry(*(("train", place) if study.train else ("training",))):
+                    found = _train_settings(study, data_dir, model, seed, condition)
+                yield found
 
 
 def _train_settings(
@@ -153,8 +163,8 @@ def evaluations(
     plan = study.evaluation
     found: list[EvaluateSettings] = []
     for wanted, attacks, defences in (
-        (study.defended_variants(), plan.attacks, plan.defences),
-        (study.attacked_variants(), (*plan.attacks, *plan.undefended), ()),
+        (study.defended_variants(), plan.attacks or (NO_ATTACK,), plan.defences),
+        (study.attacked_variants(), (*plan.attacks, *plan.undefended) or (NO_ATTACK,), ()),
         (study.test_variants(), (NO_ATTACK,), ()),
     ):
         for number, codec in enumerate(study.codecs):

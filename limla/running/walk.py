@@ -48,8 +48,10 @@ def run(study: Study, progress: Progress = SILENT, file: StudyFile | None = None
     Raises a `LimlaError` before anything is written for settings that a stage refuses, models that cannot be
     built and splits that would be empty; during the work for damaged data. What is complete is kept.
     """
-    stages = dataset_stages(study)
-    check(study, stages, file or StudyFile("study"))
+    file = file or StudyFile("study")
+    with file.naming_lines():
+        stages = dataset_stages(study)
+    check(study, stages, file)
     engine = build_engine(study.engine, None, study.master, progress)
     seconds: dict[str, float] = {}
 

@@ -1,5 +1,6 @@
 """A study: one grid of datasets, codecs, training conditions, attacks and defences, checked before any work starts."""
 
+from limla.study.lines import EntryError, about_entry
 from limla.study.parsing import StudyFile, read_settings, read_study, study_from
 from limla.study.plan import (
     CodecPlan,
@@ -14,12 +15,14 @@ from limla.study.plan import (
 __all__ = [
     "CodecPlan",
     "DatasetPlan",
+    "EntryError",
     "EvaluationPlan",
     "SplitPlan",
     "Study",
     "StudyFile",
     "TrainCondition",
     "TrainingPlan",
+    "about_entry",
     "read_settings",
     "read_study",
     "study_from",

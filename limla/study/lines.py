@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from limla.errors import LimlaError, SettingsError
 
 _HEADER = re.compile(r"\s*(?P<open>\[\[?)\s*(?P<name>[^\[\]]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*(?P<key>[A-Za-z0-9_.\"'-]+)\s*=")
+
+
+class EntryError(SettingsError):
+    """A mistake in one entry of a study.
+
+    Attributes:
+        path: names of tables and keys, and places in arrays.
+    """
+
+    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@contextmanager
+def about_entry(*path: str | int) -> Iterator[None]:
+    """Errors inside are about this entry: they become an `EntryError`."""
+    try:
+        yield
+    except EntryError:
+        raise
+    except LimlaError as error:
+        raise EntryError(path, str(error)) from error
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +15,7 @@ from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
 from limla.paths import AnyPath, is_url, open_folder
 from limla.plans import AttackPlan, DefencePlan, Parameter, parse_number, parse_value
-from limla.study.lines import line_of
+from limla.study.lines import EntryError, about_entry, line_of
 from limla.study.plan import (
     CodecPlan,
     DatasetPlan,
@@ -27,6 +29,7 @@ from limla.study.plan import (
 
 Path_ = tuple[str | int, ...]
 _Plan = TypeVar("_Plan")
+_QUALITY = re.compile(r"[0-9]{1,9}")
 _ONE_DATASET = ("data_dir", "raw")
 _ONE_CODEC = ("codec", "qualities", "subsampling")
 _KNOWN = (
@@ -38,18 +41,6 @@ _EXPECTED = {
     "test": 'a quality or "source"',
     "measure": 'a number of images, "all" or "none"',
 }
-
-
-class EntryError(SettingsError):
-    """A mistake in one entry of a study.
-
-    Attributes:
-        path: names of tables and keys, and places in arrays.
-    """
-
-    def __init__(self, path: Path_, message: str) -> None:
-        super().__init__(message)
-        self.path = path
 
 
 @dataclass(frozen=True)
@@ -69,6 +60,14 @@ class StudyFile:
         line = line_of(self.text, path) if self.text else None
         return self.where if line is None else f"{self.where}, line {line}"
 
+    @contextmanager
+    def naming_lines(self) -> Iterator[None]:
+        """An error about an entry, raised inside, becomes a `SettingsError` of one line that begins with its place."""
+        try:
+            yield
+        except EntryError as error:
+            raise SettingsError(f"{self.at(*error.path)}: {' '.join(str(error).split())}") from error
+
 
 def study_from(settings: dict[str, Any], where: str | StudyFile) -> Study:
     """Build a `Study` from plain values; `where` begins every message.
@@ -76,13 +75,11 @@ def study_from(settings: dict[str, Any], where: str | StudyFile) -> Study:
     Raises `SettingsError` naming the first entry that is unknown, of the wrong type or out of range.
     """
     origin = where if isinstance(where, StudyFile) else StudyFile(where)
-    try:
+    with origin.naming_lines():
         for name in settings:
             if name not in _KNOWN:
                 raise EntryError((name,), f"unknown entry '{name}'; known: {', '.join(_KNOWN)}")
         return _validated(Study, _expanded(settings), ())
-    except EntryError as error:
-        raise SettingsError(f"{origin.at(*error.path)}: {error}") from error
 
 
 def _expanded(settings: dict[str, Any]) -> dict[str, Any]:
@@ -132,13 +129,13 @@ def _one_or_many(
     return tuple(_validated(plan, entry, (many, place)) for place, entry in enumerate(tables))
 
 
-def _list(settings: dict[str, Any], name: str) -> list[Any]:
+def _list(settings: dict[str, Any], name: str, path: Path_ = ()) -> list[Any]:
+    """The list `name` of a table, which stands at `path`; [] where it is missing."""
     entries = settings.get(name, [])
     if not isinstance(entries, list | tuple):
-        expected = _EXPECTED.get(name)
-        raise EntryError(
-            (name,), f"'{name}' is {entries!r}: expected a list" + (f" of: {expected}" if expected else "")
-        )
+        expected = f" of: {_EXPECTED[name]}" if name in _EXPECTED else ""
+        where = (*path, name)
+        raise EntryError(where, f"'{_dotted(where)}' is {entries!r}: expected a list{expected}")
     return list(entries)
 
 
@@ -187,7 +184,7 @@ def _variant(entry: Any, path: Path_, codecs: Sequence[str]) -> Variant:
         return codecs[0], entry
     if isinstance(entry, str):
         codec, colon, number = entry.partition(":")
-        if colon and codec in codecs and number.isascii() and number.isdigit():
+        if colon and codec in codecs and _QUALITY.fullmatch(number):
             return codec, int(number)
     raise EntryError(
         path, f"'{_dotted(path)}' is {entry!r}: expected {_EXPECTED.get(str(path[0]), _EXPECTED['test'])}"
@@ -208,44 +205,38 @@ def _train_condition(entry: Any, path: Path_, training: TrainingPlan, codecs: Se
             )
     plan = _validated(TrainingPlan, {**vars(training), **table}, path)
     variants = tuple(_variant(part, path, codecs) for part in parts)
-    try:
+    with about_entry(*path):
         return TrainCondition(variants, plan, name)
-    except LimlaError as error:
-        raise EntryError(path, str(error)) from error
 
 
 def _evaluation(evaluation: dict[str, Any], codecs: Sequence[str]) -> dict[str, Any]:
     found = dict(evaluation)
     path: Path_ = ("evaluation",)
-    try:
+    with about_entry(*path, "eps"):
         if "eps" in evaluation:
             found["eps"] = tuple(map(parse_number, _as_list(evaluation["eps"])))
+    with about_entry(*path, "alpha"):
         if "alpha" in evaluation:
             found["alpha"] = parse_number(evaluation["alpha"])
-    except LimlaError as error:
-        raise EntryError((*path, "eps" if "not a number" in str(error) else "alpha"), str(error)) from error
     if "attacks" in evaluation:
         attacks: dict[bool, list[AttackPlan]] = {False: [], True: []}
-        for place, entry in enumerate(_list(evaluation, "attacks")):
-            with_path = (*path, "attacks", place)
+        for place, entry in enumerate(_list(evaluation, "attacks", path)):
             only_undefended = isinstance(entry, dict) and entry.get("undefended_only") is True
-            try:
+            with about_entry(*path, "attacks", place):
                 plans = _attacks(entry)
                 if isinstance(entry, dict):
                     _check_parameters(plans)
-            except LimlaError as error:
-                raise EntryError(with_path, str(error)) from error
             attacks[only_undefended] += plans
         found["attacks"], found["undefended"] = tuple(attacks[False]), tuple(attacks[True])
     elif "undefended" in evaluation:
         raise EntryError((*path, "undefended"), "write attacks as tables with undefended_only = true")
     if "defences" in evaluation:
-        found["defences"] = _defences(_list(evaluation, "defences"), (*path, "defences"), codecs)
+        found["defences"] = _defences(_list(evaluation, "defences", path), (*path, "defences"), codecs)
     for name in ("attacked", "defended"):
         if name in evaluation:
             found[name] = tuple(
                 _variant(entry, (*path, name, place), codecs)
-                for place, entry in enumerate(_list(evaluation, name))
+                for place, entry in enumerate(_list(evaluation, name, path))
             )
     return found
 
@@ -303,10 +294,8 @@ def _defences(entries: Sequence[Any], path: Path_, codecs: Sequence[str]) -> tup
                     (*path, place, key),
                     f"unknown entry '{_dotted((*path, place, key))}'; known: {', '.join(known)}",
                 )
-        try:
+        with about_entry(*path, place):
             plans = _defence_plans(entry, codecs)
-        except (LimlaError, TypeError) as error:
-            raise EntryError((*path, place), str(error)) from error
         for plan in plans:
             there = found.get((plan.codec, plan.qualities))
             threats = dict.fromkeys([*(there.threats if there else ()), *plan.threats])
@@ -337,36 +326,47 @@ def read_settings(path: Path) -> tuple[dict[str, Any], StudyFile]:
     Raises `SettingsError` for a file that is missing or is not TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # some editors begin a file with a byte order mark, which TOML does not know
+        text = path.read_text(encoding="utf-8-sig")
         settings = tomllib.loads(text)
     except FileNotFoundError as error:
         raise SettingsError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise SettingsError(f"{path}: a folder; name a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
-    settings = _placed(path, settings, ("data_dir", "output_dir", "raw"))
-    if isinstance(settings.get("datasets"), list):
-        settings["datasets"] = [_placed(path, entry, _ONE_DATASET) for entry in settings["datasets"]]
-    if isinstance(settings.get("training"), dict):
-        settings["training"] = _with_weights(path, settings["training"])
-    if isinstance(settings.get("train"), list):
-        settings["train"] = [_with_weights(path, entry) for entry in settings["train"]]
-    return settings, StudyFile(str(path), text)
+    file = StudyFile(str(path), text)
+    with file.naming_lines():
+        settings = _placed(path, settings, ("data_dir", "output_dir", "raw"), ())
+        for name, change in (("datasets", _with_folders), ("train", _with_weights)):
+            if isinstance(entries := settings.get(name), list):
+                settings[name] = [change(path, entry, (name, place)) for place, entry in enumerate(entries)]
+        if "training" in settings:
+            settings["training"] = _with_weights(path, settings["training"], ("training",))
+    return settings, file
 
 
-def _placed(study_file: Path, table: Any, names: Sequence[str]) -> Any:
+def _with_folders(study_file: Path, table: Any, path: Path_) -> Any:
+    return _placed(study_file, table, _ONE_DATASET, path)
+
+
+def _placed(study_file: Path, table: Any, names: Sequence[str], path: Path_) -> Any:
     if not isinstance(table, dict):
         return table
-    places = {name: _place(study_file, name, table[name]) for name in names if isinstance(table.get(name), str)}
-    return {**table, **places}
+    found = dict(table)
+    for name in names:
+        if isinstance(text := table.get(name), str):
+            with about_entry(*path, name):
+                found[name] = _place(study_file, name, text)
+    return found
 
 
-def _with_weights(study_file: Path, table: Any) -> Any:
+def _with_weights(study_file: Path, table: Any, path: Path_) -> Any:
     weights = table.get("weights") if isinstance(table, dict) else None
     if not isinstance(weights, str) or weights in ("none", "imagenet"):
         return table
-    return {**table, "weights": str(_beside(study_file, weights))}
+    with about_entry(*path, "weights"):
+        return {**table, "weights": str(_beside(study_file, weights))}
 
 
 def _place(study_file: Path, name: str, text: str) -> AnyPath:
@@ -375,15 +375,20 @@ def _place(study_file: Path, name: str, text: str) -> AnyPath:
         return _beside(study_file, text)
     if name != "data_dir":
         raise SettingsError(
-            f"{study_file}: {name} is the URL {text}, and only shards (data_dir) may lie in an object store: "
-            "give a local path"
+            f"{name} is the URL {text}, and only shards (data_dir) may lie in an object store: give a local path"
         )
     return open_folder(text)
 
 
 def _beside(study_file: Path, name: str) -> Path:
     """A path in a study file; "../out" beside "tools/study.toml" is shown as "out"."""
-    return Path(os.path.normpath(study_file.parent / Path(name).expanduser()))
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise SettingsError(f"{name!r}: no such user's home folder; write the path in full") from error
+    if "\0" in name:
+        raise SettingsError(f"{name!r} holds a null character, which no path can")
+    return Path(os.path.normpath(study_file.parent / path))
 
 
 def read_study(path: Path) -> Study:

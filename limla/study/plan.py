@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import PlainValidator
 
+from limla.codecs import build_codec
 from limla.errors import SettingsError
 from limla.files import content_id
 from limla.manifest import SOURCE, variant_name
 from limla.paths import AnyPath, open_folder
 from limla.plans import AttackPlan, DefencePlan
 from limla.registry import CODECS, ENGINES, LOADERS
+from limla.study.lines import EntryError, about_entry
 from limla.types import Preprocessing
 
 Variant: TypeAlias = tuple[str, int | None]
@@ -92,13 +95,19 @@ class CodecPlan:
     subsampling: str | None = None
 
     def __post_init__(self) -> None:
-        scale = CODECS.load(self.codec).scale
-        for quality in self.qualities:
-            scale.check(quality)
-        if not self.qualities:
-            raise SettingsError("models, seeds and qualities must each name at least one")
-        if len(set(self.qualities)) < len(self.qualities):
-            raise SettingsError("qualities names an entry twice: name each once")
+        with about_entry("codec"):
+            scale = CODECS.load(self.codec).scale
+        with about_entry("qualities"):
+            for quality in self.qualities:
+                scale.check(quality)
+            if not self.qualities:
+                raise SettingsError("models, seeds and qualities must each name at least one")
+            if len(set(self.qualities)) < len(self.qualities):
+                raise SettingsError("qualities names an entry twice: name each once")
+
+        if self.subsampling is not None:
+            with about_entry("subsampling"):
+                build_codec(self.codec, subsampling=self.subsampling)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -260,39 +269,62 @@ class Study:
     evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
 
     def __post_init__(self) -> None:
-        if self.loader != "auto":
-            LOADERS.check(self.loader)
-        ENGINES.check(self.engine)
-        if not self.models or not self.seeds:
-            raise SettingsError("models, seeds and qualities must each name at least one")
-        for name, values in (
-            ("datasets", [dataset.label for dataset in self.datasets]),
-            ("codecs", [codec.codec for codec in self.codecs]),
-            ("models", self.models),
-            ("seeds", self.seeds),
-            ("train", [_train_key(condition) for condition in self.train]),
-            ("test", self.test),
-        ):
-            if len(set(values)) < len(values):
-                raise SettingsError(f"{name} names an entry twice: name each once")
+        with about_entry("loader"):
+            if self.loader != "auto":
+                LOADERS.check(self.loader)
+        with about_entry("engine"):
+            ENGINES.check(self.engine)
+        for name, number in (("models", len(self.models)), ("seeds", len(self.seeds))):
+            if not number:
+                raise EntryError((name,), "models, seeds and qualities must each name at least one")
+        if isinstance(self.measure, int) and self.measure < 0:
+            raise EntryError(
+                ("measure",), f"measure {self.measure}: choose a number of images from 0, all or none"
+            )
+        for seed in self.seeds:
+            # rows hold it as a signed number of 64 bits
+            if not 0 <= seed < 2**63:
+                raise EntryError(("seeds",), f"seed {seed} is out of range: choose 0 to {2**63 - 1}")
+        self._check_named_once()
         if not 0 < self.margin <= 100:
-            raise SettingsError(f"margin {self.margin:g} is out of range: percentage points, above 0 to 100")
+            text = f"margin {self.margin:g} is out of range: percentage points, above 0 to 100"
+            raise EntryError(("margin",), text)
         self._check_variants_known()
-        Preprocessing(image_size=self.image_size, resize=self.resize)
+        with about_entry("image_size"):
+            Preprocessing(image_size=self.image_size, resize=self.resize)
+
+    def _check_named_once(self) -> None:
+        lists: tuple[tuple[tuple[str, ...], Sequence[object]], ...] = (
+            (("datasets",), [dataset.label for dataset in self.datasets]),
+            (("codecs",), [codec.codec for codec in self.codecs]),
+            (("models",), self.models),
+            (("seeds",), self.seeds),
+            (("train",), [_train_key(condition) for condition in self.train]),
+            (("test",), self.test),
+            (("evaluation", "attacked"), self.evaluation.attacked),
+            (("evaluation", "defended"), self.evaluation.defended),
+        )
+        for path, values in lists:
+            if len(set(values)) < len(values):
+                raise EntryError(path, f"{'.'.join(path)} names an entry twice: name each once")
 
     def _check_variants_known(self) -> None:
         known = self.variants()
-        for name, entry in (
-            *(("train", variant) for condition in self.train for variant in condition.on),
-            *(("test", variant) for variant in self.test),
-            *(("evaluation.attacked", variant) for variant in self.evaluation.attacked),
-            *(("evaluation.defended", variant) for variant in self.evaluation.defended),
-        ):
-            if entry not in known:
-                raise SettingsError(
-                    f"{name} names quality {self.variant_text(entry)}, which is not re-encoded; known: "
-                    f"{', '.join(map(self.variant_text, known))}"
-                )
+        lists: tuple[tuple[tuple[str, ...], Sequence[Sequence[Variant]]], ...] = (
+            (("train",), [condition.on for condition in self.train]),
+            (("test",), [(variant,) for variant in self.test]),
+            (("evaluation", "attacked"), [(variant,) for variant in self.evaluation.attacked]),
+            (("evaluation", "defended"), [(variant,) for variant in self.evaluation.defended]),
+        )
+        for path, entries in lists:
+            for place, entry in enumerate(entries):
+                for variant in entry:
+                    if variant not in known:
+                        raise EntryError(
+                            (*path, place),
+                            f"{'.'.join(path)} names quality {self.variant_text(variant)}, which is not re-encoded; "
+                            f"known: {', '.join(map(self.variant_text, known))}",
+                        )
 
     def variant_text(self, variant: Variant) -> str:
         """As a study file writes it: "source", "10", "webp:10" where there are several codecs."""
