@@ -77,7 +77,7 @@ def _study(study_file: Path | None, options: dict[str, Any]) -> tuple[Study, Stu
             )
         if isinstance(settings["raw"], Path):
             settings["data_dir"] = Path("shards") / settings["raw"].resolve().name
-    folder = settings.get("data_dir")
+    folder: Any = settings.get("data_dir")
     # what else a file may hold there is refused below
     if isinstance(folder, Path) or hasattr(folder, "fs"):
         settings.setdefault("output_dir", Path("out") / folder.resolve().name)

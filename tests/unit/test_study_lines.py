@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from limla.cli import limla
 from limla.errors import LimlaError
 from limla.plans import AttackPlan
 from limla.running import run
@@ -220,3 +222,20 @@ def test_the_file_as_it_is_has_no_mistake(tmp_path: Path) -> None:
     folder = study.data_dir(study.datasets[0])
     assert folder.parent.parent == tmp_path / "out" / "shards"
     assert folder.name == "photos"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data_dir = 5", "'data_dir' is 5"),
+        ("raw = 5", "'raw' is 5"),
+        ('data_dir = "shards"\nevaluation = 5', "line 2: 'evaluation' is 5"),
+        ('data_dir = "shards"\ntraining = 5', "line 2: 'training' is 5"),
+    ],
+)
+def test_options_beside_a_file_with_a_mistake(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(limla, ["run", str(path), "--attack", "fgsm", "--epochs", "1"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert message in done.stderr
