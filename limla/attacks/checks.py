@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, float32, int64
 
 from limla.errors import SettingsError
 
+if TYPE_CHECKING:
+    from limla.attacks.base import Attack
+
 _SMALLEST_SIDE = 25
+_HIGHEST_COUNT = 10**9
 
 
 def check_choice(attack: str, parameter: str, value: str, known: Mapping[str, str]) -> str:
@@ -21,9 +26,13 @@ def check_choice(attack: str, parameter: str, value: str, known: Mapping[str, st
 
 
 def check_count(attack: str, parameter: str, value: int) -> int:
-    """`value` if it is at least 1, else `SettingsError`."""
+    """`value` if it is 1 to 10⁹, else `SettingsError`."""
     if value < 1:
         raise SettingsError(f"{value} {parameter} of attack '{attack}' are out of range: choose at least 1")
+    if value > _HIGHEST_COUNT:
+        raise SettingsError(
+            f"{parameter} of attack '{attack}' are out of range: choose at most {_HIGHEST_COUNT}"
+        )
     return value
 
 
@@ -64,3 +73,21 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
     # written so that NaN fails too
     if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError("images must lie in [0, 1]: normalisation belongs into the model, as its first layer")
+
+
+def caution(attack: Attack) -> str:
+    """A line about an attack that cannot do what it is asked for; "" when there is nothing to say."""
+    parameters = attack.settings()
+    steps, alpha = parameters.get("steps"), parameters.get("alpha")
+    if steps is None or alpha is None or not 0 < attack.eps < math.inf:
+        return ""
+    of_step, of_ball = (
+        (f"{value * 255:.3g}/255" if attack.norm == "linf" else f"{value:.3g}") for value in (alpha, attack.eps)
+    )
+    if steps * alpha < attack.eps * (1 - 1e-6):
+        problem = f"{steps} steps of {of_step} cannot cross a ball of radius {of_ball}; raise steps or alpha"
+    elif steps > 1 and alpha > attack.eps * (1 + 1e-6):
+        problem = f"steps of {of_step} leap from side to side of a ball of radius {of_ball}; lower alpha"
+    else:
+        return ""
+    return f"warning: attack '{attack.name}' ({attack.norm}) is weaker than it looks: {problem}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from limla.attacks.base import Attack, attack_parameters
+from limla.attacks.base import attack_parameters
 from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
 from limla.loaders.simulation import check_simulation
@@ -226,21 +225,3 @@ def check_class_names(where: str, of_model: tuple[str, ...], of_data: tuple[str,
 
 def _some(names: list[str], number: int = 5) -> str:
     return ", ".join(names[:number]) + (f" and {len(names) - number} more" if len(names) > number else "")
-
-
-def caution(attack: Attack) -> str:
-    """A line about an attack that cannot do what it is asked for; "" when there is nothing to say."""
-    parameters = attack.settings()
-    steps, alpha = parameters.get("steps"), parameters.get("alpha")
-    if steps is None or alpha is None or not 0 < attack.eps < math.inf:
-        return ""
-    of_step, of_ball = (
-        (f"{value * 255:.3g}/255" if attack.norm == "linf" else f"{value:.3g}") for value in (alpha, attack.eps)
-    )
-    if steps * alpha < attack.eps * (1 - 1e-6):
-        problem = f"{steps} steps of {of_step} cannot cross a ball of radius {of_ball}; raise steps or alpha"
-    elif steps > 1 and alpha > attack.eps * (1 + 1e-6):
-        problem = f"steps of {of_step} leap from side to side of a ball of radius {of_ball}; lower alpha"
-    else:
-        return ""
-    return f"warning: attack '{attack.name}' ({attack.norm}) is weaker than it looks: {problem}"

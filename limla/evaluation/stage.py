@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
+from limla.attacks.checks import caution
 from limla.errors import DataError, SettingsError
 from limla.evaluation.grid import CellPlan, of_each_stream, passes, plan_cells
 from limla.evaluation.inputs import Inputs, Origin, Streams, inputs_of
 from limla.evaluation.models import EvaluatedModel, TestedData, check_models, model_sources
 from limla.evaluation.passes import Cell, run_pass
 from limla.evaluation.pictures import PictureFolder, choose_keys
-from limla.evaluation.settings import EvaluateSettings, caution, read_variants
+from limla.evaluation.settings import EvaluateSettings, read_variants
 from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
 from limla.loaders.base import LoaderSettings
 from limla.manifest import Manifest, check_one_source, library_versions, variant_name, verify_shards
@@ -111,9 +112,8 @@ def evaluate(settings: EvaluateSettings, progress: Progress = SILENT) -> Evaluat
         plans = plan_cells(settings)
         device = str(choose_device(settings.device, world.local_rank))
         first = next(iter(manifests.values()))
-        source_ids = check_one_source(
-            [settings.data_dir / name for name in manifests], list(manifests.values())
-        )
+        folders = [settings.data_dir / name for name in manifests]
+        source_ids = check_one_source(folders, list(manifests.values()))
         data = TestedData(first.dataset, first.class_names, source_ids)
         sources = model_sources(settings, device, data.class_names)
         check_models(sources, data, progress)
@@ -391,7 +391,7 @@ def _append_timing(
         "num_processes": world.world_size,
         "num_threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": library_versions(["torch", "torchvision", "torchattacks"]),
+        "versions": library_versions(["torch", "torchvision", "torchattacks", "kornia"]),
     }
     descriptor = os.open(results_dir / TIMINGS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:

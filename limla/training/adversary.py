@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from limla.attacks.base import build_attack
+from limla.attacks.checks import caution
 from limla.errors import DataError, LimlaError
 from limla.plans import AttackPlan
 from limla.types import Batch
@@ -37,6 +38,11 @@ class Adversary:
             "eps": self._attack.eps,
             **self._attack.settings(),
         }
+
+    @property
+    def caution(self) -> str:
+        """A line about an attack that cannot do what it is asked for; "" when there is nothing to say."""
+        return caution(self._attack)
 
     def check(self, model: nn.Module, height: int, width: int, device: torch.device) -> None:
         """Attack two grey images: raises `SettingsError` for a model that cannot be attacked; it is left as it was."""

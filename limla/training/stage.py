@@ -179,6 +179,8 @@ def _prepare(
     if settings.adversary is not None:
         adversary = Adversary(settings.adversary, settings.seed, world.rank, world.world_size)
         adversary.check(learner.model, *shape, world.device)
+        if adversary.caution:
+            progress.say(adversary.caution)
     mean, std = (tuple(model.get_buffer(f"normalise.{part}").flatten().tolist()) for part in ("mean", "std"))
     info = ModelInfo(
         name, num_classes, manifest.class_names, settings.preprocessing, mean, std, manifest.dataset,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from limla.attacks.base import attack_norm, build_attack
+from limla.attacks.checks import caution
 from limla.errors import SettingsError, UnknownNameError
 from limla.evaluation import EvaluateSettings, check_parameters_used
 from limla.evaluation.grid import build_attacks
-from limla.evaluation.settings import caution
 from limla.plans import AttackPlan, parse_attack
 
 EPS = 8 / 255

@@ -18,6 +18,7 @@ from limla.errors import LimlaError, SettingsError
 from limla.loaders.base import LoaderSettings, Reencoding, open_loader
 from limla.models.checkpoint import load_checkpoint
 from limla.plans import AttackPlan, parse_attack
+from limla.progress import Progress
 from limla.tasks.classification import Classification
 from limla.training import TrainSettings, train
 from limla.training.adversary import Adversary
@@ -254,6 +255,30 @@ def test_mistakes_are_said_before_anything_is_written(
     with pytest.raises(LimlaError, match=message):
         train(asked(toy, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+class _Listening(Progress):
+    """Keeps what is said, and stops the run where the first epoch begins."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def stage(self, description: str, total: int | None, unit: str = "images") -> Any:
+        raise StopError
+
+
+@pytest.mark.parametrize(("alpha", "is_told"), [("1/255", True), ("2/255", False)])
+def test_an_adversary_that_cannot_cross_its_ball_is_told(
+    toy: Path, tmp_path: Path, alpha: str, is_told: bool
+) -> None:
+    adversary = parse_attack(f"pgd:eps=4/255,steps=2,alpha={alpha}")
+    heard = _Listening()
+    with pytest.raises(StopError):
+        train(asked(toy, tmp_path / "out", adversary=adversary), heard)
+    assert any("cannot cross a ball of radius 4/255" in line for line in heard.said) == is_told
 
 
 def deaf(num_classes: int) -> torch.nn.Module:
