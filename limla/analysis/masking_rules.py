@@ -73,10 +73,15 @@ class Cells:
         self.runs: dict[Attack, Runs] = {
             slot.attack: runs
             for slot, runs in place.evidence.runs.items()
-            if not slot.attack.is_none and slot == place.slot(slot.attack)
+            if not slot.attack.is_none and slot == place.slot(slot.attack, self._threat(slot))
         }
         self.rates = {attack: float(failed(runs).mean()) for attack, runs in self.runs.items()}
         self.is_targeted = {attack: targets(runs) is not None for attack, runs in self.runs.items()}
+
+    def _threat(self, slot: Slot) -> str:
+        """The threat model under which a slot's attack belongs here: noise, which asks no model, under any."""
+        asks_nothing = ATTACK_KNOWLEDGE.get(slot.attack.attack) == "none"
+        return slot.threat if asks_nothing else self.place.threat
 
     def of_kind(self, *kinds: str) -> list[Attack]:
         """Those that use this much of the model (`limla.plans.ATTACK_KNOWLEDGE`)."""

@@ -57,9 +57,7 @@ _FOLDER = LocalPath(file_okay=False)
     multiple=True,
     help="Codec between attack and model: jpeg:10,50 (two defences), jpeg:10+50 (draws one); may be repeated.",
 )
-@click.option(
-    "--threat", default="static", show_default=True, help="What attackers know of a defence, e.g. static,bpda."
-)
+@click.option("--threat", help="What attackers know of a defence, e.g. static,bpda. [default: static]")
 @click.option("--eps", help="Largest change per value on the [0, 1] scale, or several. [default: 8/255]")
 @click.option("--steps", type=int, help="Gradient steps of pgd. [default: 10]")
 @click.option("--alpha", help="Length of a step of pgd on the [0, 1] scale. [default: 2.5 eps / steps]")
@@ -121,7 +119,9 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
     attacks = tuple(plan for text in options["attacks"] or ("none",) for plan in _attack_plans(text))
     names = tuple(plan.name for plan in attacks)
     check_parameters_used(names, options["eps"], options["steps"], options["alpha"])
-    threats = tuple(name.strip() for name in options["threat"].split(","))
+    if options["threat"] is not None and not options["defences"]:
+        raise SettingsError("--threat is given, but no --defence: name one, as in --defence jpeg:10,50")
+    threats = tuple(name.strip() for name in (options["threat"] or "static").split(","))
     defences = tuple(plan for text in options["defences"] for plan in parse_defences(text, threats))
     codec = CODECS.check(options["codec"])
     if options["quality"] is None and options["simulate"]:
@@ -202,6 +202,7 @@ _COLUMNS = ("accuracy", "robust_accuracy", "attack_success_rate", "targeted_succ
 
 def _show(result: EvaluateResult) -> None:
     """One line per cell: what it is, and its rates with their 95% intervals, computed from the rows."""
+    from limla.analysis.subjects import attacks_of
     from limla.reporting.aggregates import metric_rows
     from limla.results import prediction_path, read_table
 
@@ -214,6 +215,7 @@ def _show(result: EvaluateResult) -> None:
         for row in metric_rows(tables)
         if row.metric in _COLUMNS and row.ci_low is not None and row.ci_high is not None
     }
+    attacks = attacks_of(conditions)
     known = {metric for _, metric in rates}
     columns = [column for column in _COLUMNS if column in known or column != "targeted_success_rate"]
     has_defences = any(condition.defence_codec for condition in conditions)
@@ -225,12 +227,11 @@ def _show(result: EvaluateResult) -> None:
             "source" if condition.test_quality is None else f"{condition.test_codec} {condition.test_quality}"
         )
         test += f" (simulated: {condition.simulation})" if condition.simulation else ""
-        eps = f" {condition.eps * 255:.3g}/255" if condition.eps else ""
         lines.append(
             (
-                f"{condition.model} ({condition.train_quality})",
+                f"{condition.model} ({_training(condition)})",
                 test,
-                f"{condition.attack}{eps}",
+                condition.attack if attacks[condition].is_none else attacks[condition].label,
                 *((_defence(condition), condition.threat) if has_defences else ()),
                 str(cell.num_samples),
                 *(rates.get((condition, column), "") for column in columns),
@@ -257,6 +258,12 @@ def _show_masking(tables: list[tuple[Condition, pa.Table]]) -> None:
             f"checks for gradient masking: {counts['holds']} hold, {counts['breached']} breached, "
             f"{counts['not tested']} not tested (the report says which, and what to run)"
         )
+
+
+def _training(condition: Condition) -> str:
+    """ "source", "1+10", "source, pgd linf eps=8/255 steps=7 alpha=2/255"."""
+    method = condition.train_method
+    return condition.train_quality + ("" if method == "standard" else f", {method}")
 
 
 def _defence(condition: Condition) -> str:

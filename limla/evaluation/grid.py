@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from limla.attacks.base import Attack, attack_norm, build_attack
 from limla.defences import CodecDefence
 from limla.evaluation.settings import EvaluateSettings, shared_parameters
-from limla.plans import NO_ATTACK, AttackPlan
+from limla.files import canonical_json
+from limla.plans import NO_ATTACK, AttackPlan, DefencePlan
 
 _GRADIENTS_PER_PASS = 20_000
 
@@ -55,7 +56,12 @@ def build_attacks(settings: EvaluateSettings) -> tuple[Attack, ...]:
             plans.append(plan)
         else:
             plans += [plan.with_defaults({"eps": eps}) for eps in settings.eps] or [plan]
-    return tuple(build_attack(plan.name, dict(plan.parameters)) for plan in dict.fromkeys(plans))
+    found: dict[str, Attack] = {}
+    for plan in plans:
+        attack = build_attack(plan.name, dict(plan.parameters))
+        # "pgd" and "pgd:steps=10" are one cell
+        found.setdefault(canonical_json([attack.name, attack.norm, attack.eps, attack.settings()]), attack)
+    return tuple(found.values())
 
 
 def plan_cells(settings: EvaluateSettings, num_threads: int | None = None) -> tuple[CellPlan, ...]:
@@ -68,9 +74,18 @@ def plan_cells(settings: EvaluateSettings, num_threads: int | None = None) -> tu
     for plan in settings.defences:
         defence = CodecDefence(plan, num_threads)
         for attack in attacks:
-            threats = ("",) if attack.name == NO_ATTACK else plan.threats
-            cells += [CellPlan(attack, threat, defence) for threat in threats]
+            cells += [CellPlan(attack, threat, defence) for threat in _threats(attack, plan)]
     return tuple(cells)
+
+
+def _threats(attack: Attack, defence: DefencePlan) -> tuple[str, ...]:
+    """The threat models under which an attack's results may differ."""
+    if attack.name == NO_ATTACK:
+        return ("",)
+    if attack.knowledge == "none":
+        # noise asks no model, so whatever its maker knows of the defence, the images are the same
+        return ("static",) if "static" in defence.threats else defence.threats[:1]
+    return defence.threats
 
 
 def of_each_stream(plans: Sequence[CellPlan], num_streams: int) -> tuple[CellPlan, ...]:

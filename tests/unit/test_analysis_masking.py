@@ -200,6 +200,14 @@ def test_knowing_of_the_defence_must_not_weaken_an_attack() -> None:
     assert checks(cell(first(80), static), cell(first(40), bpda))["adaptive"].verdict == "holds"
 
 
+def test_noise_stands_beside_the_attacks_of_every_threat_model() -> None:
+    """It asks no model, so it is evaluated under one of them only."""
+    noise = cell(first(40), defended(attacked("uniform-noise"), "50", "static"))
+    bpda = defended(PGD, "50", "bpda")
+    assert checks(noise, cell(first(80), bpda))["noise"].verdict == "breached"
+    assert checks(noise, cell(first(20), bpda))["noise"].verdict == "holds"
+
+
 def test_attacks_that_do_not_know_of_the_defence_are_not_judged_by_its_gradients() -> None:
     """FGSM carries through a codec better than PGD does: of a static attack that is no sign."""
     cells = [cell(first(40), defended(FGSM, "50", "static")), cell(first(80), defended(PGD, "50", "static"))]
