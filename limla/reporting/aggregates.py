@@ -228,13 +228,15 @@ def _check_distinct(condition: Condition, table: pa.Table) -> None:
 def _pairing_key(condition: Condition) -> Condition:
     """The condition without its attack, and without what leaves clean predictions alike.
 
-    A defence stays with all its settings. Where it draws qualities, so do seed and batch size, on which the draw
-    depends: an image is compared with itself at one quality.
+    A defence and a simulation stay with all their settings. Where a defence draws qualities, so do seed and batch
+    size, on which the draw depends: an image is compared with itself at one quality.
     """
-    # without a defence nothing of the settings is kept, so they need not be limla's own JSON
-    settings = json.loads(condition.attack_settings or "{}") if condition.defence_codec else {}
+    # without either nothing of the settings is kept, so they need not be limla's own JSON
+    has_own = condition.defence_codec or condition.simulation
+    settings = json.loads(condition.attack_settings or "{}") if has_own else {}
     draws = "+" in condition.defence_quality
-    kept = {name: settings[name] for name in ("defence", *(("seed",) if draws else ())) if name in settings}
+    names = ("defence", "simulation", *(("seed",) if draws else ()))
+    kept = {name: settings[name] for name in names if name in settings}
     return replace(
         condition,
         attack=NO_ATTACK,

@@ -152,6 +152,16 @@ def test_a_defence_that_draws_is_paired_with_its_own_draw() -> None:
         assert without_clean(list(zip([other, attacked], rows, strict=True))) == [attacked]
 
 
+def test_a_simulated_cell_is_paired_with_what_the_same_release_simulated() -> None:
+    simulated = {"simulation": "dali", "test_codec": "jpeg", "test_quality": 10}
+    clean = replace(CLEAN, attack_settings='{"simulation":{"version":"dali 1"}}', **simulated)
+    attacked = replace(ATTACKED, attack_settings='{"simulation":{"version":"dali 1"},"steps":10}', **simulated)
+    rows = [rows_table(LABELS, BEFORE), rows_table(LABELS, AFTER)]
+    assert without_clean(list(zip([clean, attacked], rows, strict=True))) == []
+    other = replace(clean, attack_settings='{"simulation":{"version":"dali 2"}}')
+    assert without_clean(list(zip([other, attacked], rows, strict=True))) == [attacked]
+
+
 def test_targeted_attacks_have_a_targeted_success_rate() -> None:
     targets = [1, 2, 1, 2, 0, 0, 2, 0, 2, 0]
     table = rows_table(LABELS, AFTER)
