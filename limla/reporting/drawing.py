@@ -50,6 +50,8 @@ _STYLE: Any = {
     "axes.facecolor": "none",
 }
 _LABEL_LENGTH = 30
+_LABEL_INCHES = 0.08
+"""Width of a letter of a tick label, about, at `font.size`."""
 
 
 @contextmanager
@@ -125,7 +127,9 @@ def heat_map(
     shares = (colormaps["Blues"], Normalize(0, 135))
     limit = float(np.nanmax(np.abs(values[:, split:]), initial=30.0))
     drops = (colormaps["PuOr_r"], TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
-    with open_figure(0.5 * len(columns) + 1.9, 0.27 * len(rows) + 0.8) as figure:
+    # room for the longest row label, whatever the number of columns
+    beside = max(1.9, _LABEL_INCHES * max(map(len, rows), default=0) + 0.7)
+    with open_figure(0.5 * len(columns) + beside, 0.27 * len(rows) + 0.8) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         for spine in axes.spines.values():
