@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import statistics
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from limla.errors import DataError
-from limla.manifest import SOURCE, list_variants, variant_name
+from limla.manifest import SOURCE, list_variants, read_manifest, variant_name
 from limla.results import prediction_path
 from limla.running.stages import DatasetStages, dataset_stages, evaluations, placed
+from limla.running.times import CellKind, cell_seconds, model_seconds, read_timings, training_seconds
 from limla.study import Study
 
 if TYPE_CHECKING:
     from limla.evaluation import EvaluateSettings
+    from limla.training import TrainSettings
 
 _Key: TypeAlias = tuple[str, str, str, float, str, str, str]
 """Variant, attack, norm, eps, the attack's other parameters, threat, defence."""
-_Kind: TypeAlias = tuple[str, int, str, bool]
-"""What the time of a cell depends on: attack, its gradients, threat, whether there is a defence."""
 
 
 @dataclass(frozen=True)
@@ -70,39 +67,60 @@ class StudyStatus:
 
 def study_status(study: Study) -> StudyStatus:
     """How far a study is. Raises a `LimlaError` for settings that a stage refuses and for damaged files."""
+    from limla.evaluation import TIMINGS
+
     stages = dataset_stages(study)
     wanted = [variant_name(*variant) for variant in study.variants()]
-    there = sum(name in list_variants(one.data_dir) for one in stages for name in wanted)
-    folders = [_trained(study, one) for one in stages]
-    finished = [folder for group in folders for folder, is_done in group if is_done]
-    num_models = sum(len(one.train) for one in stages)
+    there = [list_variants(one.data_dir) for one in stages]
     done, total = 0, 0
-    left: list[_Kind] = []
-    for one, group in zip(stages, folders, strict=True):
-        kinds = _kinds(evaluations(study, one, (Path("later"),)))
-        total += len(kinds) * len(one.train)
-        trained = [folder / "best.pt" for folder, is_done in group if is_done]
-        left += list(kinds.values()) * (len(one.train) - len(trained))
-        for checkpoint in trained:
-            finished_keys = _finished_cells(study, one, checkpoint)
-            done += len(finished_keys)
-            left += [kind for key, kind in kinds.items() if key not in finished_keys]
-    timings = _read_timings(study.results_dir)
+    finished: list[tuple[Hashable, float]] = []
+    models_left: list[Hashable] = []
+    cells_left: list[tuple[CellKind, int | None]] = []
+    for one in stages:
+        num_images = _num_images(study, one)
+        for settings, is_trained in _models(study, one):
+            kinds = _kinds(evaluations(study, one, (Path("later"),)), settings.model)
+            total += len(kinds)
+            keys: set[_Key] = set()
+            if is_trained:
+                finished.append((_training_kind(settings), training_seconds(settings.output_dir)))
+                keys = _finished_cells(study, one, settings)
+            else:
+                models_left.append(_training_kind(settings))
+            done += len(keys)
+            cells_left += [(kind, num_images) for key, kind in kinds.items() if key not in keys]
     return StudyStatus(
-        Progressed("variants", there, len(wanted) * len(stages), None),
-        Progressed("models", len(finished), num_models, _model_seconds(finished, num_models)),
-        Progressed("cells", done, total, _cell_seconds(left, timings)),
+        Progressed(
+            "variants",
+            sum(name in names for names in there for name in wanted),
+            len(wanted) * len(stages),
+            None,
+        ),
+        Progressed(
+            "models", len(finished), len(finished) + len(models_left), model_seconds(models_left, finished)
+        ),
+        Progressed("cells", done, total, cell_seconds(cells_left, read_timings(study.results_dir / TIMINGS))),
     )
 
 
-def _trained(study: Study, stages: DatasetStages) -> list[tuple[Path, bool]]:
-    """The folder of every model, and whether it is trained; none where the data are not there yet."""
-    if not all(
-        SOURCE in list_variants(stages.data_dir) and name in list_variants(stages.data_dir)
-        for name in (folder.name for settings in stages.train for folder in settings.folders())
-    ):
-        return []
-    return [(settings.output_dir, _is_finished(settings.output_dir)) for settings in placed(study, stages)]
+def _num_images(study: Study, stages: DatasetStages) -> int | None:
+    """Of the split that is tested; None where the data are not there yet."""
+    if SOURCE not in list_variants(stages.data_dir):
+        return None
+    return read_manifest(stages.data_dir / SOURCE).num_samples(study.evaluation.split)
+
+
+def _training_kind(settings: TrainSettings) -> Hashable:
+    """What the time of a training depends on."""
+    return (settings.data_dir, settings.model, settings.qualities, settings.train_method, settings.epochs)
+
+
+def _models(study: Study, stages: DatasetStages) -> list[tuple[TrainSettings, bool]]:
+    """Every model, and whether it is trained: in its own folder, which is known once the data are there."""
+    needed = {SOURCE, *(folder.name for settings in stages.train for folder in settings.folders())}
+    if not needed <= set(list_variants(stages.data_dir)):
+        return [(settings, False) for settings in stages.train]
+    return [(settings, _is_finished(settings.output_dir)) for settings in placed(study, stages)]
 
 
 def _is_finished(folder: Path) -> bool:
@@ -115,11 +133,13 @@ def _is_finished(folder: Path) -> bool:
         raise DataError(f"{path}: damaged ({error}); remove {folder} and run the study again") from error
 
 
-def _keys(settings: EvaluateSettings) -> list[tuple[_Key, _Kind]]:
+def _keys(settings: EvaluateSettings, model: str) -> list[tuple[_Key, CellKind]]:
     """Every cell of one model in the order of `planned_conditions`: what tells it apart, and its kind."""
     from limla.evaluation.grid import plan_cells
+    from limla.models.base import canonical_name
 
-    found: list[tuple[_Key, _Kind]] = []
+    found: list[tuple[_Key, CellKind]] = []
+    name = canonical_name(model)
     for quality in settings.qualities:
         for plan in plan_cells(settings):
             attack = plan.attack
@@ -127,21 +147,24 @@ def _keys(settings: EvaluateSettings) -> list[tuple[_Key, _Kind]]:
             parameters = json.dumps(attack.settings(), sort_keys=True)
             variant = variant_name(SOURCE if quality is None else settings.codec, quality)
             key = (variant, attack.name, attack.norm, attack.eps, parameters, plan.threat, defence)
-            found.append((key, (attack.name, attack.num_gradients, plan.threat, bool(defence))))
+            found.append((key, CellKind(name, attack.name, attack.num_gradients, plan.threat, bool(defence))))
     return found
 
 
-def _kinds(evaluated: Sequence[EvaluateSettings]) -> dict[_Key, _Kind]:
-    return {key: kind for settings in evaluated for key, kind in _keys(settings)}
+def _kinds(evaluated: Sequence[EvaluateSettings], model: str) -> dict[_Key, CellKind]:
+    return {key: kind for settings in evaluated for key, kind in _keys(settings, model)}
 
 
-def _finished_cells(study: Study, stages: DatasetStages, checkpoint: Path) -> set[_Key]:
+def _finished_cells(study: Study, stages: DatasetStages, trained: TrainSettings) -> set[_Key]:
+    """Of a trained model, those whose rows are there."""
     from limla.evaluation import planned_conditions
+    from limla.training.folder import BEST
 
     there = set(list_variants(stages.data_dir))
     found: set[_Key] = set()
+    checkpoint = trained.output_dir / BEST
     for settings in evaluations(study, stages, (checkpoint,)):
-        keys = [key for key, _ in _keys(settings)]
+        keys = [key for key, _ in _keys(settings, trained.model)]
         if {key[0] for key in keys} <= there:
             conditions = planned_conditions(settings, checkpoint)
             found |= {
@@ -150,43 +173,3 @@ def _finished_cells(study: Study, stages: DatasetStages, checkpoint: Path) -> se
                 if prediction_path(study.results_dir, condition).exists()
             }
     return found
-
-
-def _model_seconds(finished: Sequence[Path], num_models: int) -> float | None:
-    """Models left × the mean time of those that are trained."""
-    if len(finished) == num_models:
-        return 0.0
-    seconds: list[float] = []
-    for folder in finished:
-        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-            seconds.append(sum(float(row["seconds"]) for row in csv.DictReader(file)))
-    return (num_models - len(finished)) * statistics.mean(seconds) if seconds else None
-
-
-def _read_timings(results_dir: Path) -> list[dict[str, Any]]:
-    from limla.evaluation import TIMINGS
-
-    path = results_dir / TIMINGS
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _cell_seconds(left: Sequence[_Kind], timings: Sequence[dict[str, Any]]) -> float | None:
-    """The mean time of computed cells of the same attack, threat and defence; for others, by their gradients."""
-    if not left:
-        return 0.0
-    known: dict[_Kind, list[float]] = defaultdict(list)
-    seconds, passes = 0.0, 0
-    for line in timings:
-        num_gradients = line.get("num_gradients", 0)
-        known[line["attack"], num_gradients, line.get("threat", ""), bool(line.get("defence"))].append(
-            line["seconds_computing"]
-        )
-        seconds += line["seconds_computing"]
-        passes += num_gradients + 1
-    if not passes:
-        return None
-    return sum(
-        statistics.mean(known[kind]) if kind in known else (kind[1] + 1) * seconds / passes for kind in left
-    )
