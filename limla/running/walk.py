@@ -89,7 +89,7 @@ def write_study_report(study: Study, progress: Progress = SILENT) -> Path:
     from limla.reporting import report
 
     data_dirs = [study.data_dir(dataset) for dataset in study.datasets]
-    return report(study.results_dir, data_dirs, study.report, progress)
+    return report(study.results_dir, data_dirs, study.report, progress, study.margin / 100)
 
 
 def _pack(study: Study, stages: DatasetStages, progress: Progress, engine: Engine) -> None:

@@ -286,8 +286,8 @@ class Study:
             if not 0 <= seed < 2**63:
                 raise EntryError(("seeds",), f"seed {seed} is out of range: choose 0 to {2**63 - 1}")
         self._check_named_once()
-        if not 0 < self.margin <= 100:
-            text = f"margin {self.margin:g} is out of range: percentage points, above 0 to 100"
+        if not 0 < self.margin < 100:
+            text = f"margin {self.margin:g} is out of range: percentage points, above 0 and below 100"
             raise EntryError(("margin",), text)
         self._check_variants_known()
         with about_entry("image_size"):

@@ -153,6 +153,7 @@ threats = ["static", "bpda"]
             "line 2: 'raw' and 'datasets' are two ways to say it",
         ),
         ('output_dir = "out"', 'output_dir = "out"\nmargin = 0', "line 2: margin 0 is out of range"),
+        ('output_dir = "out"', 'output_dir = "out"\nmargin = 100', "line 2: margin 100 is out of range"),
     ],
 )
 def test_a_mistake_in_a_file_names_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:

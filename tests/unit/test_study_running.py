@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from limla.cli.study import study as study_command
 from limla.results import PREDICTIONS
 from limla.running import StudyStatus, run, study_status
+from limla.running.walk import write_study_report
 from limla.study import read_study
 
 _STUDY = """\
@@ -121,6 +123,15 @@ def test_status_and_report_on_the_command_line(photo_folder: Path, tmp_path: Pat
     assert early.exit_code == 2
     assert "Traceback" not in early.output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_report_is_told_the_studys_margin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_study(tmp_path, tmp_path)
+    path.write_text("margin = 2.5\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    told: list[Any] = []
+    monkeypatch.setattr("limla.reporting.report", lambda *arguments: told.append(arguments))
+    write_study_report(read_study(path))
+    assert [arguments[-1] for arguments in told] == [0.025]
 
 
 @pytest.mark.slow
