@@ -12,6 +12,8 @@ from limla.errors import SettingsError
 from limla.statistics.paired import PairedDifference, noncentrality, paired_difference
 
 Verdict = Literal["within", "exceeds", "cannot tell"]
+_MANY = 10_000
+"""So many degrees of freedom make Student's t the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,19 @@ def _images_needed(found: PairedDifference, margin: float) -> int | None:
     """Images for 80% power of "within"; None where none would do: loss at the margin, or seeds too different.
 
     The variance of one image is what was seen; for correct/wrong scores at least that of a loss of the size of the
-    margin: few or no flips in a small sample do not make the next images certain.
+    margin: few or no flips in a small sample, or a single image, do not make the next images certain.
     """
     room = margin + found.difference
-    per_image = (found.standard_error**2 - found.seed_variance) * found.num_images
+    has_seeds = found.seed_variance > 0
+    seed_variance = found.seed_variance if has_seeds else 0.0
+    per_image = (found.standard_error**2 - seed_variance) * found.num_images
     if found.is_binary and margin < 1:
-        per_image = max(per_image, margin * (1 - margin))
+        per_image = max(margin * (1 - margin), per_image)  # in this order a NaN is none
     if not (room > 0 and math.isfinite(per_image)):
         return None
-    distance = noncentrality(found.degrees_of_freedom, (1 - found.confidence) / 2, "larger")
-    left = (room / distance) ** 2 - found.seed_variance
+    # the images needed judge, not those at hand: only seeds stay as few as they are
+    freedom = found.degrees_of_freedom if has_seeds else _MANY
+    distance = noncentrality(freedom, (1 - found.confidence) / 2, "larger")
+    left = (room / distance) ** 2 - seed_variance
     # the interval of this sample told nothing, so fewer than these would not do, whatever the approximation says
     return max(math.ceil(per_image / left), found.num_images + 1) if left > 0 else None

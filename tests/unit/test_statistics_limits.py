@@ -66,6 +66,14 @@ def test_verdicts() -> None:
     assert beyond.low < one_sided.low < one_sided.high < beyond.high
 
 
+@pytest.mark.parametrize("num_images", [1, 2, 30, 120])
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_images_needed_do_not_depend_on_how_few_there_are(num_images: int, num_seeds: int) -> None:
+    right = np.ones((num_seeds, num_images), bool)
+    # (z₀.₉₇₅ + z₀.₈)² · 0.01 · 0.99 / 0.01²
+    assert non_inferiority(right, right, 0.01).images_needed == pytest.approx(777, rel=0.005)
+
+
 def test_images_needed_give_a_verdict_in_four_samples_of_five() -> None:
     found = non_inferiority(*losses(30, 24, 600), 0.03)
     assert found.verdict == "cannot tell"
