@@ -147,7 +147,8 @@ def _keys(settings: EvaluateSettings, model: str) -> list[tuple[_Key, CellKind]]
             parameters = json.dumps(attack.settings(), sort_keys=True)
             variant = variant_name(SOURCE if quality is None else settings.codec, quality)
             key = (variant, attack.name, attack.norm, attack.eps, parameters, plan.threat, defence)
-            found.append((key, CellKind(name, attack.name, attack.num_gradients, plan.threat, bool(defence))))
+            number = 0 if plan.defence is None else len(plan.defence.plan.qualities)
+            found.append((key, CellKind(name, attack.name, attack.num_gradients, plan.threat, number)))
     return found
 
 

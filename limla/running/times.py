@@ -20,19 +20,22 @@ class CellKind(NamedTuple):
         model: canonical name.
         attack, threat: as in `Condition`.
         num_gradients: of the attack.
-        is_defended: whether there is a defence.
+        num_qualities: that the defence draws from; 0 without one.
     """
 
     model: str
     attack: str
     num_gradients: int
     threat: str
-    is_defended: bool
+    num_qualities: int
 
     @property
     def num_passes(self) -> int:
         """Of one image through the model; an attack that does not know of a defence is that on the bare model."""
-        return 1 if self.is_defended and self.threat == "static" else self.num_gradients + 1
+        if self.num_qualities and self.threat == "static":
+            return 1
+        # the mean over all qualities that a defence draws from
+        return self.num_gradients * (self.num_qualities if self.threat.startswith("eot-") else 1) + 1
 
 
 class Timing(NamedTuple):
@@ -55,19 +58,20 @@ def read_timings(path: Path) -> list[Timing]:
         try:
             line = json.loads(text)
             # the first lines had neither threat nor gradients
-            told = (
-                line["attack"],
-                line.get("num_gradients", 0),
-                line.get("threat", ""),
-                bool(line.get("defence")),
-            )
-            kind = CellKind(line["model"], *told)
+            defence = str(line.get("defence", ""))
+            told = line["attack"], line.get("num_gradients", 0), line.get("threat", "")
+            kind = CellKind(line["model"], *told, _num_qualities(defence))
             found.append(Timing(kind, max(int(line["num_samples"]), 1), float(line["seconds_computing"])))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}, line {number}: damaged ({error}); remove the line, only times are read from it"
             ) from error
     return found
+
+
+def _num_qualities(defence: str) -> int:
+    """Of "jpeg:10+50": 2; of "": 0."""
+    return defence.count("+") + 1 if defence else 0
 
 
 def cell_seconds(left: Sequence[tuple[CellKind, int | None]], timings: Sequence[Timing]) -> float | None:

@@ -18,8 +18,8 @@ from limla.running.times import (
     training_seconds,
 )
 
-CLEAN = CellKind("small", "none", 0, "", False)
-PGD = CellKind("small", "pgd", 10, "", False)
+CLEAN = CellKind("small", "none", 0, "", 0)
+PGD = CellKind("small", "pgd", 10, "", 0)
 
 
 def line(**changes: Any) -> str:
@@ -32,7 +32,7 @@ def test_timings_are_read_of_any_version(tmp_path: Path) -> None:
     assert read_timings(path) == []
     path.write_text(f"{line(threat='bpda', defence='jpeg:50')}\n{line()}\n", encoding="utf-8")
     assert read_timings(path) == [
-        Timing(CellKind("small", "pgd", 10, "bpda", True), 20, 4.0),
+        Timing(CellKind("small", "pgd", 10, "bpda", 1), 20, 4.0),
         Timing(PGD, 20, 4.0),
     ]
 
@@ -60,8 +60,10 @@ def test_unknown_kinds_take_their_passes_through_the_model() -> None:
     assert cell_seconds([(PGD._replace(model="large"), 100)], timings) == pytest.approx(11 * 9.0)
     assert cell_seconds([(PGD._replace(model="other"), 100)], timings) == pytest.approx(11 * 5.0)
     # behind a defence that the attacker does not know of, the images are those of the bare model's attack
-    static = PGD._replace(threat="static", is_defended=True)
+    static = PGD._replace(threat="static", num_qualities=1)
     assert cell_seconds([(static, 100)], timings) == pytest.approx(1.0)
+    drawn = PGD._replace(threat="eot-bpda", num_qualities=3)
+    assert cell_seconds([(drawn, 100)], timings) == pytest.approx(31 * 1.0)
 
 
 def test_models_take_the_time_of_their_kind() -> None:
