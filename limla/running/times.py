@@ -58,11 +58,10 @@ def read_timings(path: Path) -> list[Timing]:
         try:
             line = json.loads(text)
             # the first lines had neither threat nor gradients
-            defence = str(line.get("defence", ""))
             told = line["attack"], line.get("num_gradients", 0), line.get("threat", "")
-            kind = CellKind(line["model"], *told, _num_qualities(defence))
+            kind = CellKind(line["model"], *told, _num_qualities(line.get("defence", "")))
             found.append(Timing(kind, max(int(line["num_samples"]), 1), float(line["seconds_computing"])))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}, line {number}: damaged ({error}); remove the line, only times are read from it"
             ) from error
