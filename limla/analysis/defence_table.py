@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from limla.analysis.attacked import clean_slot, crop_side, num_bytes, share, targets, undefended_slot
+from limla.analysis.comparisons import Comparison, comparisons
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Evidence, Runs, Slot, common_runs
 from limla.metrics import rate_bpp
-from limla.statistics import Interval, holm, mean_interval, paired_difference
+from limla.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class DefenceRow:
         success: attack success rate behind the defence; "before" is the defended clean cell.
         targeted_success: as `success`, of targeted attacks (`limla.metrics.targeted_success_rate`).
         difference: robust_defended − robust on the same images; of "no attack" clean_defended − clean.
-        p_value: of no difference; p_holm: after Holm's correction over all rows of one dataset and split.
+        p_value: of no difference; p_holm: after Holm's correction over every comparison of the dataset and split
+            (`limla.analysis.comparisons`).
         rate_bpp: mean bits per pixel of the defence's bitstreams, at the size of the model's input.
     """
 
@@ -95,15 +97,15 @@ def _schema() -> pa.Schema:
 DEFENCE_SCHEMA = _schema()
 
 
-def defence_rows(evidence: Evidence) -> list[DefenceRow]:
-    """A row for each defended attack, in the order of `evidence`; a defence that met none has one without."""
+def defence_rows(evidence: Evidence, compared: Sequence[Comparison] | None = None) -> list[DefenceRow]:
+    """A row for each defended attack, in the order of `evidence`; a defence that met none has one without.
+
+    `compared` are the `comparisons` of `evidence`, where they are known already.
+    """
+    pairs = {(row.before, row.after): row for row in (comparisons(evidence) if compared is None else compared)}
     slots = [slot for slot in evidence.runs if slot.defence is not None]
     met = {clean_slot(slot) for slot in slots if not slot.attack.is_none}
-    rows = [_row(evidence, slot) for slot in slots if not (slot.attack.is_none and slot in met)]
-    adjusted = holm([math.nan if row.p_value is None else row.p_value for row in rows])
-    return [
-        row if math.isnan(p) else replace(row, p_holm=p) for row, p in zip(rows, adjusted.tolist(), strict=True)
-    ]
+    return [_row(evidence, slot, pairs) for slot in slots if not (slot.attack.is_none and slot in met)]
 
 
 def defence_table(rows: Iterable[DefenceRow]) -> pa.Table:
@@ -123,13 +125,13 @@ def defence_table(rows: Iterable[DefenceRow]) -> pa.Table:
     return pa.Table.from_pylist(records, schema=DEFENCE_SCHEMA)
 
 
-def _row(evidence: Evidence, slot: Slot) -> DefenceRow:
+def _row(evidence: Evidence, slot: Slot, pairs: Mapping[tuple[Slot, Slot], Comparison]) -> DefenceRow:
     runs, defence, attack = evidence.runs[slot], slot.defence, slot.attack
     assert defence is not None, slot
     clean_defended = evidence.runs.get(clean_slot(slot))
     undefended = evidence.runs.get(undefended_slot(slot))
     success, targeted = _successes(clean_defended, runs)
-    difference, p_value = _difference(undefended, runs)
+    pair = pairs.get((undefended_slot(slot), slot))
     return DefenceRow(
         dataset=evidence.dataset,
         split=evidence.split,
@@ -150,9 +152,9 @@ def _row(evidence: Evidence, slot: Slot) -> DefenceRow:
         robust_defended=None if attack.is_none else _accuracy(runs),
         success=None if attack.is_none else success,
         targeted_success=targeted,
-        difference=difference,
-        p_value=p_value,
-        p_holm=None,
+        difference=Measured(pair.result.difference, pair.result.low, pair.result.high) if pair else None,
+        p_value=_known(pair.result.p_value) if pair else None,
+        p_holm=_known(pair.p_holm) if pair else None,
         rate_bpp=_rate(runs, crop_side(slot.subject.preprocessing)),
     )
 
@@ -181,13 +183,8 @@ def _successes(before: Runs | None, after: Runs) -> tuple[Measured | None, Measu
     return success, _measured(*share(attacked.predictions() == aims, right & (attacked.labels() != aims)))
 
 
-def _difference(before: Runs | None, after: Runs) -> tuple[Measured | None, float | None]:
-    common = common_runs(before, after) if before else None
-    if common is None:
-        return None, None
-    found = paired_difference(*(runs.correct() for runs in common))
-    p_value = None if math.isnan(found.p_value) else found.p_value
-    return Measured(found.difference, found.low, found.high), p_value
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def _rate(runs: Runs, side: int | None) -> Measured | None:

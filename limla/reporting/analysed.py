@@ -50,13 +50,14 @@ def analyse(evidence: Evidence | None, margin: float) -> Analysed:
     """
     if evidence is None:
         return Analysed(margin)
+    compared = comparisons(evidence)
     return Analysed(
         margin=margin,
-        comparisons=comparisons(evidence),
+        comparisons=compared,
         limits=limits(evidence, margin),
         curves=rate_curves(evidence),
         differences=curve_differences(evidence),
-        defences=defence_rows(evidence),
+        defences=defence_rows(evidence, compared),
         checks=masking_checks(evidence),
         calibration=calibration_rows(evidence),
         recalls=recall_rows(evidence),

@@ -188,7 +188,8 @@ def defence_tables(rows: Sequence[DefenceRow]) -> ShownTable | None:
     caption = (
         "Images go through the defence’s codec before the model. Shares of correct images in percent; the gain in "
         "percentage points on the same images (under the attack; of “no attack” the clean accuracy), p after Holm’s "
-        f"correction over all these rows; success: attacks that flip what was right behind the defence. {told}"
+        "correction over every comparison of this dataset and split; success: attacks that flip what was right behind "
+        f"the defence. {told}"
     )
     columns = (
         "Model and training",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from limla.analysis.attacked import crop_side, share
+from limla.analysis.comparisons import comparisons
 from limla.analysis.defence_table import DEFENCE_SCHEMA, defence_rows, defence_table
 from limla.statistics import mean_interval, paired_difference, proportion_interval
 from limla.types import Preprocessing
@@ -53,11 +56,20 @@ def test_a_row_holds_what_the_cells_hold() -> None:
         expected.high,
     )
     assert bpda.p_value == expected.p_value
-    assert bpda.p_holm is not None
-    assert static.p_holm is not None
-    assert static.p_value is not None
-    # the smaller p-value of two is doubled
-    assert static.p_holm == pytest.approx(2 * static.p_value)
+
+
+def test_p_values_are_corrected_with_every_comparison_of_the_split() -> None:
+    found = evidence(CLEAN, DEFENDED, cell(first(20), PGD), cell(first(26), defended(PGD, "50", "bpda")))
+    compared = comparisons(found)
+    (row,) = defence_rows(found)
+    assert [item.kind for item in compared] == ["defence", "defence"]
+    assert row == defence_rows(found, compared)[0]
+    assert row.p_value == pytest.approx(2 / 2**6)
+    # the clean accuracy behind the defence has no row here, yet its smaller p-value is one of the family's two
+    assert {item.family_size for item in compared} == {2}
+    assert row.p_holm == row.p_value
+    (alone,) = defence_rows(found, [replace(item, p_holm=0.5) for item in compared])
+    assert alone.p_holm == 0.5
 
 
 def test_bits_per_pixel_are_those_of_the_models_input() -> None:
