@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -130,15 +131,18 @@ def _quality_pairs(slots: Sequence[Slot]) -> Iterator[tuple[Slot, Slot]]:
 
 
 def _training_pairs(slots: Sequence[Slot]) -> Iterator[tuple[Slot, Slot]]:
-    """Each training condition with the clean-trained one of its model, on one variant under one attack."""
-    clean: dict[tuple[object, ...], Slot] = {}
+    """Each training condition with the clean-trained ones of its model, on one variant under one attack.
+
+    There is one, unless checkpoints of one seed, or of none that is known, stand apart.
+    """
+    clean: dict[tuple[object, ...], list[Slot]] = defaultdict(list)
     for slot in slots:
         if slot.subject.is_clean_trained:
-            clean.setdefault(_training_key(slot), slot)
+            clean[_training_key(slot)].append(slot)
     for slot in slots:
-        before = clean.get(_training_key(slot))
-        if before and slot.subject.train_quality != UNKNOWN and not slot.subject.is_clean_trained:
-            yield before, slot
+        if slot.subject.train_quality != UNKNOWN and not slot.subject.is_clean_trained:
+            for before in clean.get(_training_key(slot), ()):
+                yield before, slot
 
 
 def _training_key(slot: Slot) -> tuple[object, ...]:
@@ -167,8 +171,8 @@ def _texts(kind: Kind, before: Slot, after: Slot) -> tuple[str, str]:
         return ", ".join([after.subject.label, *attack]), change
     on = f"on {variant_text(after.variant)}"
     if kind == "training":
-        change = f"trained on {before.subject.training} → {after.subject.training}"
-        return ", ".join([after.subject.model, on, *attack]), change
+        change = f"trained on {before.subject.trained_on} → {after.subject.trained_on}"
+        return ", ".join([after.subject.tested_as, on, *attack]), change
     assert after.defence is not None
     threat = [f"{after.threat} attacker"] if after.threat else []
     return ", ".join([after.subject.label, on, *attack, *threat]), f"no defence → {after.defence.label}"

@@ -281,11 +281,9 @@ def sentence(row: Limit) -> str:
 
 
 def _who(subject: Subject) -> str:
-    training = subject.training
-    model = subject.label.replace(f" · {training}", "", 1)
     if subject.train_quality == UNKNOWN:
-        return model
-    return f"{model} trained on {'the ' if subject.train_quality == SOURCE else ''}{training}"
+        return subject.who
+    return f"{subject.who} trained on {'the ' if subject.train_quality == SOURCE else ''}{subject.training}"
 
 
 def _beyond(row: Limit, beyond: QualityLoss) -> str:

@@ -52,6 +52,21 @@ class Subject:
         """ "originals", "jpeg q10", "originals, pgd linf …", "unknown training"."""
         return train_text(self.train_codec, self.train_quality, self.train_method)
 
+    @property
+    def who(self) -> str:
+        """The label without the training: "MobileNetV2", with whatever else tells it from other subjects."""
+        return self.label.replace(f" · {self.training}", "", 1)
+
+    @property
+    def trained_on(self) -> str:
+        """The training; of several that differ in nothing that is known, with the checkpoint."""
+        return f"{self.training} ({self.checkpoint_id})" if self.checkpoint_id else self.training
+
+    @property
+    def tested_as(self) -> str:
+        """`who` without the checkpoint: what two trainings of a model have in common."""
+        return self.who.replace(f" · {self.checkpoint_id}", "", 1) if self.checkpoint_id else self.who
+
 
 @dataclass(frozen=True)
 class Attack:

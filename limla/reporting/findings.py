@@ -80,9 +80,9 @@ def _limits(rows: Sequence[Limit]) -> list[str]:
 
 def _training(found: Analysed) -> list[str]:
     """Per training condition: the clearest gain and loss on clean images, and under attack."""
-    groups: dict[str, list[Comparison]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
     for row in found.of_kind("training"):
-        groups[row.after.subject.label].append(row)
+        groups[row.before.subject.label, row.after.subject.label].append(row)
     clear: list[tuple[float, str]] = []
     unclear: list[str] = []
     for rows in groups.values():
@@ -124,9 +124,9 @@ def _training_sentence(row: Comparison) -> str:
     what = "accuracy" if after.attack.is_none else "robust accuracy"
     verb = "raises" if result.difference > 0 else "lowers"
     return (
-        f"Training {after.subject.model} on {after.subject.training} instead of {row.before.subject.training} {verb} "
-        f"{what} on {variant_text(after.variant)}{under} from {share(row.value_before)} to {share(row.value_after)}: "
-        f"{points(result.difference)} points{bounds(result.low, result.high)}, n = "
+        f"Training {after.subject.tested_as} on {after.subject.trained_on} instead of {row.before.subject.trained_on} "
+        f"{verb} {what} on {variant_text(after.variant)}{under} from {share(row.value_before)} to "
+        f"{share(row.value_after)}: {points(result.difference)} points{bounds(result.low, result.high)}, n = "
         f"{images(result.num_images, result.num_seeds)}, p {_equals(row.p_holm)} after Holm’s correction."
     )
 
@@ -142,8 +142,8 @@ def _no_difference(rows: Sequence[Comparison]) -> str:
     result = rows[0].result
     could = f"; differences below about {100 * median(sizes):.1f} points would go unseen" if sizes else ""
     return (
-        f"Training {after.model} on {after.training} instead of {rows[0].before.subject.training} shows no difference "
-        f"in {_count(len(rows), 'comparison')} (n = {images(result.num_images, result.num_seeds)}){could}."
+        f"Training {after.tested_as} on {after.trained_on} instead of {rows[0].before.subject.trained_on} shows no "
+        f"difference in {_count(len(rows), 'comparison')} (n = {images(result.num_images, result.num_seeds)}){could}."
     )
 
 
@@ -198,7 +198,7 @@ def _verdict(row: DefenceRow, is_adaptive: bool, threats: Collection[str]) -> st
     if row.difference is None or row.p_holm is None:
         return "Whether it defends is not known: the same attack on the undefended model was not evaluated."
     if row.p_holm >= LEVEL:
-        return f"That is no difference these images can show ({gain(row.difference)} points)."
+        return f"After Holm’s correction that is no difference ({gain(row.difference)} points)."
     if row.difference.value < 0:
         return f"It makes the model weaker: {gain(row.difference)} points."
     if not is_adaptive:

@@ -177,3 +177,33 @@ def test_rows_as_a_table() -> None:
     }
     assert {name: line[name] for name in expected} == expected
     assert comparison_table([]).schema == COMPARISON_SCHEMA
+
+
+def test_trainings_that_only_their_checkpoint_tells_apart_are_all_compared_and_named() -> None:
+    twins = {"train_codec": "jpeg", "train_quality": "10", "checkpoint_id": "trained"}
+    rows = comparisons(
+        evidence(
+            many(None, 20, checkpoint_id="one"), many(None, 12, checkpoint_id="other"), many(None, 14, **twins)
+        )
+    )
+    assert said(rows) == [
+        ("training", "MobileNetV2, on the originals", "trained on originals (one) → jpeg q10"),
+        ("training", "MobileNetV2, on the originals", "trained on originals (other) → jpeg q10"),
+    ]
+    assert [row.result.difference for row in rows] == pytest.approx([-0.3, 0.1])
+
+
+def test_what_else_tells_subjects_apart_is_named() -> None:
+    rows = comparisons(
+        evidence(
+            *(
+                many(None, 20, decoder=decoder, **changes)
+                for decoder in ("cpu", "dali")
+                for changes in ({}, TRAINED)
+            )
+        )
+    )
+    assert sorted(row.where for row in rows) == [
+        "MobileNetV2 · cpu, on the originals",
+        "MobileNetV2 · dali, on the originals",
+    ]

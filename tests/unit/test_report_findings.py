@@ -115,7 +115,7 @@ def test_the_strongest_attacker_decides_and_the_missing_one_is_named() -> None:
 @pytest.mark.parametrize(
     ("left", "expected"),
     [
-        (100, "That is no difference these images can show (0.0 ["),
+        (100, "After Holm’s correction that is no difference (0.0 ["),
         (10, "It makes the model weaker: −9.0 ["),
     ],
 )
