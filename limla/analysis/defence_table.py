@@ -15,6 +15,7 @@ from limla.analysis.comparisons import Comparison, comparisons
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Evidence, Runs, Slot, common_runs
 from limla.metrics import rate_bpp
+from limla.plans import ATTACK_KNOWLEDGE
 from limla.statistics import Interval, mean_interval
 
 
@@ -39,6 +40,7 @@ class DefenceRow:
         variant: (codec, quality) of the test images, before the defence.
         defence: label of codec and quality; defence_codec, defence_quality: as in `Condition`.
         attack: label, "no attack" in the row of a defence that met none; norm, eps: its ball.
+        knowledge: what the attack uses of a model, as `limla.plans.ATTACK_KNOWLEDGE` says; "" where it does not.
         threat: what the attacker knows of the defence.
         num_images, num_seeds: of the defended cell.
         clean: accuracy without attack and defence.
@@ -63,6 +65,7 @@ class DefenceRow:
     attack: str
     norm: str
     eps: float
+    knowledge: str
     threat: str
     num_images: int
     num_seeds: int
@@ -143,6 +146,7 @@ def _row(evidence: Evidence, slot: Slot, pairs: Mapping[tuple[Slot, Slot], Compa
         attack=attack.label,
         norm=attack.norm,
         eps=attack.eps,
+        knowledge=ATTACK_KNOWLEDGE.get(attack.attack, ""),
         threat=slot.threat,
         num_images=runs.num_images,
         num_seeds=len(runs.conditions),

@@ -70,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack with its settings; `label` reads "PGD-10, ε = 8/255"."""
+    """An attack with its settings; `label` reads "PGD-10, ε = 8/255", "targeted PGD-10, ε = 8/255"."""
 
     attack: str
     norm: str
@@ -177,8 +177,11 @@ def attacks_of(conditions: Sequence[Condition]) -> dict[Condition, Attack]:
 
 def _attack_label(key: tuple[str, str, float, str]) -> str:
     attack, _, eps, settings = key
-    steps = _settings(settings).get("steps")
+    parameters = _settings(settings)
+    steps = parameters.get("steps")
     name = f"{attack.upper()}-{steps}" if steps is not None else attack.upper()
+    if parameters.get("target"):
+        name = f"targeted {name}"
     return f"{name}, ε = {eps_text(eps)}"
 
 

@@ -20,7 +20,7 @@ from limla.reporting.analysed import Analysed
 from limla.reporting.evidence import gain, images, measured, points_text
 from limla.reporting.shown import bounds, points, probability, share
 
-STATIC = "static"
+STATIC, ASKS_NOTHING = "static", "none"
 LEVEL = 0.05
 """A p-value after Holm's correction below this is called a difference."""
 _MAX_SENTENCES, _MAX_UNTOLD = 6, 2
@@ -175,19 +175,20 @@ def _defence_sentence(rows: Sequence[DefenceRow]) -> str:
     best = max(worst, key=lambda name: _left(worst[name]))
     least = worst[best]
     static = next((row for row in by_defence[best] if row.threat == STATIC), None)
-    is_adaptive = least.threat != STATIC
+    is_adaptive, is_noise = least.threat != STATIC, least.knowledge == ASKS_NOTHING
     text = f"{least.subject} on {variant_text(least.variant)}, {least.attack}: "
     if least.robust is not None:
         text += f"{measured(least.robust)}% correct without a defence; "
     text += f"behind {least.defence}{f', the best of {len(worst)} evaluated' if len(worst) > 1 else ''}"
     if static is not None:
-        text += f", {measured(static.robust_defended)}% against an attacker who does not know of it"
+        knows = "" if is_noise else " against an attacker who does not know of it"
+        text += f", {measured(static.robust_defended)}%{knows}"
     if is_adaptive:
         joint = "; but" if static is not None and _left(least) < _left(static) else ","
         text += f"{joint} {measured(least.robust_defended)}% against one who does ({least.threat})"
     threats = {row.threat for row in by_defence[best]}
-    text += f" (n = {images(least.num_images, least.num_seeds)}). {_verdict(least, bool(adaptive), threats)}"
-    return text + _price(least)
+    verdict = _verdict(least, bool(adaptive) or is_noise, threats)
+    return f"{text} (n = {images(least.num_images, least.num_seeds)}). {verdict}{_price(least)}"
 
 
 def _left(row: DefenceRow) -> float:
@@ -206,6 +207,8 @@ def _verdict(row: DefenceRow, is_adaptive: bool, threats: Collection[str]) -> st
             f"It gains {gain(row.difference)} points, against a static attacker only: no attacker who knows of the "
             "defence was evaluated, so this is no evidence that it defends."
         )
+    if row.knowledge == ASKS_NOTHING:
+        return f"It gains {gain(row.difference)} points against noise, which is no attack."
     text = f"Against the strongest attacker evaluated it gains {gain(row.difference)} points."
     if row.defence_codec == "jpeg" and not any("differentiable" in threat for threat in threats):
         text += " An attacker with a differentiable model of the codec was not evaluated."

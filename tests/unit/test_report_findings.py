@@ -125,6 +125,22 @@ def test_a_defence_that_gains_nothing(left: int, expected: str) -> None:
     assert expected in sentence
 
 
+def test_noise_knows_of_nothing_so_nothing_is_said_about_what_it_knows() -> None:
+    noise = attacked("uniform-noise")
+    cells = [clean(900), cell(first(100, NUM), noise), behind(600, "50", "static", noise)]
+    (sentence,) = said(found(*cells), DEFENCE)
+    assert "behind jpeg q50, 60.0 [" in sentence
+    assert "points against noise, which is no attack." in sentence
+    assert "attacker" not in sentence
+
+
+def test_targeted_attacks_are_named_so() -> None:
+    aimed = attacked("pgd", steps=10, alpha=2 / 255, target="next")
+    cells = [clean(900), cell(first(100, NUM), PGD), cell(first(700, NUM), aimed)]
+    labels = {slot.attack.label for slot in evidence(*cells).runs if not slot.attack.is_none}
+    assert labels == {"PGD-10, ε = 8/255", "targeted PGD-10, ε = 8/255"}
+
+
 def test_masking_raises_an_alarm_with_its_number_and_place() -> None:
     cells = [clean(900), cell(first(100, NUM), attacked("fgsm")), cell(first(400, NUM), PGD)]
     topic = found(*cells)["Gradient masking suspected"]
