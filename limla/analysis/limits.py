@@ -29,12 +29,14 @@ class QualityLoss:
     Attributes:
         quality: of the codec.
         rate_bpp, mean_num_bytes: means over the split's images; None where the shard folders are not known.
+        source_accuracy: on the originals, of the runs that were evaluated at both, in [0, 1].
         result: loss of accuracy against the originals, and the verdict on it.
     """
 
     quality: int
     rate_bpp: float | None
     mean_num_bytes: float | None
+    source_accuracy: float
     result: NonInferiority
 
 
@@ -53,7 +55,8 @@ class Limit:
         beyond: the next quality tested, which is not within: it exceeds the margin, or cannot be told; None when every
             tested quality is within.
         tested: all qualities, the best first. Those after `beyond` are measured, but decide nothing.
-        source_accuracy: on the originals, in [0, 1], mean over the runs; None where they were not evaluated.
+        source_accuracy: on the originals, in [0, 1], mean over the runs that the limit (without one, `beyond`) is
+            compared with; None where there are none.
         source_rate_bpp, source_mean_num_bytes: of the originals, as they came; None where not known.
     """
 
@@ -133,14 +136,17 @@ def _limit(
     for slot in sorted(slots, key=lambda slot: quality_rank(slot.variant), reverse=True):
         pair = common_runs(originals, evidence.runs[slot]) if originals else None
         if pair is not None:
-            result = non_inferiority(pair[0].correct(), pair[1].correct(), margin)
+            before, after = (runs.correct() for runs in pair)
+            result = non_inferiority(before, after, margin)
             assert slot.variant[1] is not None
-            tested.append(QualityLoss(slot.variant[1], *_cost(evidence, slot.variant), result))
+            cost = _cost(evidence, slot.variant)
+            tested.append(QualityLoss(slot.variant[1], *cost, float(before.mean()), result))
     within = 0
     while within < len(tested) and tested[within].result.verdict == "within":
         within += 1
     limit = tested[within - 1] if within else None
     beyond = tested[within] if within < len(tested) else None
+    shown = limit or beyond
     verdict: Verdict = "no originals"
     if limit is not None:
         verdict = "found"
@@ -156,7 +162,7 @@ def _limit(
         limit,
         beyond,
         tuple(tested),
-        float(originals.correct().mean()) if originals else None,
+        shown.source_accuracy if shown else None,
         *_cost(evidence, (SOURCE, None)),
     )
 
@@ -255,7 +261,7 @@ def _line(row: Limit) -> _Columns:
 def sentence(row: Limit) -> str:
     """One plain sentence: what to store at, what it costs and saves, and why not lower."""
     who = _who(row.subject)
-    if row.source_accuracy is None or not row.tested:
+    if row.source_accuracy is None:
         return (
             f"{who}: no advice on {row.codec}, as the originals were not evaluated with it: run 'limla evaluate' "
             "with source among its qualities."

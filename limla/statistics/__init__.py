@@ -12,7 +12,7 @@ from limla.statistics.intervals import (
 )
 from limla.statistics.multiple import holm
 from limla.statistics.non_inferiority import NonInferiority, Verdict, non_inferiority
-from limla.statistics.paired import PairedDifference, paired_difference, prediction_flip_rate
+from limla.statistics.paired import PairedDifference, paired_difference
 from limla.statistics.rate_curves import BdResult, bd_metrics
 from limla.statistics.rate_intervals import BdInterval, bd_interval
 from limla.statistics.score_interval import paired_score_interval
@@ -37,6 +37,5 @@ __all__ = [
     "non_inferiority",
     "paired_difference",
     "paired_score_interval",
-    "prediction_flip_rate",
     "proportion_interval",
 ]

@@ -38,7 +38,8 @@ class PairedDifference:
             "crossed t": the mean change over other images and other trainings is 0; below 30 source images that
             changed, "sign flips and crossed t", the larger p-value of both.
         num_lost, num_gained: pairs whose score fell, or rose; summed over the seeds.
-        flip_rate: (num_lost + num_gained) / all pairs, in [0, 1].
+        flip_rate: (num_lost + num_gained) / all pairs, in [0, 1]: of correct/wrong scores those right on one side only.
+            That of predictions is `limla.metrics.flip_rate`.
         is_binary: whether all scores are 0 or 1.
         num_images: rows per seed; num_sources: different source images among them; num_seeds: training seeds.
         standard_error: of the difference; degrees_of_freedom: those that it counts with.
@@ -123,14 +124,6 @@ def paired_difference(
         seed_variance=found.seed_variance,
         detectable=_detectable(changes, found),
     )
-
-
-def prediction_flip_rate(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
-    """The share of predictions that changed, right or wrong; NaN where there are none. Any equal shapes."""
-    old, new = np.asarray(before), np.asarray(after)
-    if old.shape != new.shape:
-        raise ValueError(f"predictions of shapes {old.shape} and {new.shape} cannot be paired")
-    return float((old != new).mean()) if old.size else math.nan
 
 
 def _scores(before: npt.ArrayLike, after: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

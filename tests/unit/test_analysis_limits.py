@@ -228,3 +228,13 @@ def test_margins_are_written_in_points(text: str, share: float) -> None:
 def test_nonsense_margins_are_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="choose above 0 and below 100"):
         parse_points(text)
+
+
+def test_the_accuracy_told_is_that_of_the_runs_compared() -> None:
+    names = images(20)
+    cells = [cell(None, "1" * 20, keys=names, seed=0), cell(None, "0" * 20, keys=names, seed=1)]
+    (found,) = limits(evidence(*cells, cell(10, "0" * 20, keys=names, seed=1)))
+    assert found.beyond is not None
+    assert found.beyond.result.comparison.num_seeds == 1
+    assert found.source_accuracy == 0.0  # the other seed was not evaluated at q10
+    assert "of its 0.0% accuracy on the originals" in sentence(found)

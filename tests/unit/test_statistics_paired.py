@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from limla.errors import SettingsError
-from limla.statistics import PairedDifference, paired_difference, paired_score_interval, prediction_flip_rate
+from limla.statistics import PairedDifference, paired_difference, paired_score_interval
 from limla.statistics.crossed import crossed_mean, resampled_means
 from limla.statistics.paired import sign_flip_p_value
 
@@ -235,13 +235,6 @@ def test_detectable_is_found_in_four_samples_of_five() -> None:
     draws = generator.multinomial(600, [share_lost, 0.1 - share_lost, 0.9], size=300)
     p_values = [paired_difference(*outcomes(n, lost, gained, 0)).p_value for lost, gained, n in draws]
     assert np.mean(np.array(p_values) < 0.05) == pytest.approx(0.8, abs=0.08)
-
-
-def test_flips_of_predictions_count_wrong_ones_too() -> None:
-    assert prediction_flip_rate([[1, 2, 3, 4]], [[1, 2, 4, 3]]) == 0.5
-    assert math.isnan(prediction_flip_rate([], []))
-    with pytest.raises(ValueError, match="cannot be paired"):
-        prediction_flip_rate([1, 2], [1])
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
