@@ -133,14 +133,15 @@ def curve_differences(evidence: Evidence, num_resamples: int = 1000) -> list[Cur
     bootstrap of `num_resamples` over the images, which both curves share, with the seeds' part where there are several;
     the mean rates are taken as known.
 
-    A curve holds the checkpoints that were evaluated at all of its qualities. Curves that do not overlap enough, or
-    have too few points, are refused with the reason (`limla.statistics.bd_metrics`).
+    A curve holds the checkpoints that were evaluated at all of its qualities: of two codecs those that both have, of
+    two trainings or models those of the seeds that both have, where they share any. Curves that do not overlap enough,
+    or have too few points, are refused with the reason (`limla.statistics.bd_metrics`).
     """
     slots = _slots_with_rate(evidence)
     curves = {(curve.subject, curve.codec, curve.attack): curve for curve in rate_curves(evidence)}
     found: list[CurveDifference] = []
     for differing, before, after in _pairs(list(curves)):
-        sides = [_measured(evidence, slots[key]) for key in (before, after)]
+        sides = _sides(evidence, differing, slots[before], slots[after])
         found.append(_difference(differing, curves[before], curves[after], sides, num_resamples))
     return found
 
@@ -171,12 +172,35 @@ def _differing(before: _Key, after: _Key) -> Differing | None:
     return "model" if training == (other.train_codec, other.train_quality, other.train_method) else None
 
 
-def _measured(evidence: Evidence, slots: Sequence[Slot]) -> tuple[npt.NDArray[np.float64], Flags]:
-    """(Q,) mean rates and (Q, S, N) correct, of the checkpoints evaluated at every quality; S may be 0."""
+_Side: TypeAlias = tuple[npt.NDArray[np.float64], Flags]
+
+
+def _sides(
+    evidence: Evidence, differing: Differing, before: Sequence[Slot], after: Sequence[Slot]
+) -> list[_Side]:
+    """(Q,) mean rates and (Q, S, N) correct of both curves, of the runs that are compared; S may be 0."""
+    whole = [_whole(evidence, slots) for slots in (before, after)]
+    # the same model on both sides, or at least the chance that comes with a seed
+    alike = [set(runs) if differing == "codec" else set(runs.values()) for runs in whole]
+    shared = alike[0] & alike[1]
+    if differing == "codec":
+        wanted = [shared, shared]
+    else:
+        wanted = [{name for name, seed in runs.items() if not shared or seed in shared} for runs in whole]
+    return [
+        (
+            np.array([evidence.rate_bpp(slot.variant) for slot in slots], np.float64),
+            np.stack([_of_checkpoints(evidence.runs[slot], names) for slot in slots]),
+        )
+        for slots, names in zip((before, after), wanted, strict=True)
+    ]
+
+
+def _whole(evidence: Evidence, slots: Sequence[Slot]) -> dict[str, int]:
+    """Checkpoint → seed of the runs evaluated at every quality."""
     runs = [evidence.runs[slot] for slot in slots]
     common = set.intersection(*(_checkpoints(found) for found in runs))
-    rates = np.array([evidence.rate_bpp(slot.variant) for slot in slots], np.float64)
-    return rates, np.stack([_of_checkpoints(found, common) for found in runs])
+    return {cell.checkpoint_id: cell.seed for cell in runs[0].conditions if cell.checkpoint_id in common}
 
 
 def _checkpoints(runs: Runs) -> set[str]:
@@ -192,15 +216,13 @@ def _difference(
     differing: Differing,
     before: RateCurve,
     after: RateCurve,
-    sides: Sequence[tuple[npt.NDArray[np.float64], Flags]],
+    sides: Sequence[_Side],
     num_resamples: int,
 ) -> CurveDifference:
     (rates_a, correct_a), (rates_b, correct_b) = sides
     num_seeds = min(correct_a.shape[1], correct_b.shape[1])
     if num_seeds == 0:
-        refused = BdResult(
-            None, None, 0.0, 0.0, 0, 0, "no checkpoint was evaluated at every quality of the curve"
-        )
+        refused = BdResult(None, None, 0.0, 0.0, 0, 0, "no checkpoint was evaluated at every quality")
         found = BdInterval(refused, _NOTHING, _NOTHING, 1.0, 1.0)
     else:
         result = bd_metrics(rates_a, correct_a.mean(axis=(1, 2)), rates_b, correct_b.mean(axis=(1, 2)))
