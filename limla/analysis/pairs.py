@@ -211,7 +211,21 @@ def _evidence(
             reference = _Images.of(cells[0], tables[cells[0]])
         orders = tuple(reference.places_in(cell, tables[cell]) for cell in cells)
         runs[slot] = Runs(tuple(cells), tuple(tables[cell] for cell in cells), orders)
+    notes += _notes_on_precision(runs)
     return Evidence(dataset, split, runs, data, notes)
+
+
+def _notes_on_precision(runs: Mapping[Slot, Runs]) -> list[str]:
+    """A line for each subject whose cells were computed in several precisions, which differences then hold too."""
+    known: dict[str, set[str]] = defaultdict(set)
+    for slot, of_slot in runs.items():
+        known[slot.subject.label] |= {cell.precision for cell in of_slot.conditions}
+    return [
+        f"{label}: some of its cells were evaluated in {' and some in '.join(sorted(precisions))}; differences between "
+        "them are partly those of the arithmetic."
+        for label, precisions in known.items()
+        if len(precisions) > 1
+    ]
 
 
 def common_runs(before: Runs, after: Runs) -> tuple[Runs, Runs] | None:

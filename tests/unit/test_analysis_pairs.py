@@ -208,3 +208,13 @@ def test_splits_are_never_mixed() -> None:
 def test_two_versions_of_the_shards_are_refused_where_nothing_tells_which_is_meant() -> None:
     with pytest.raises(DataError, match="2 different versions"):
         evidence(cell(1, "11"), cell(1, "10", data_id="older", seed=1))
+
+
+def test_cells_of_several_precisions_are_noted() -> None:
+    alike = evidence(cell(None, "111"), cell(10, "110"), cell(10, "100", precision="bfloat16"))
+    assert alike.notes == []  # there is a float32 cell of each
+    mixed = evidence(cell(None, "111"), cell(10, "110", precision="bfloat16"))
+    assert mixed.notes == [
+        "MobileNetV2 · originals: some of its cells were evaluated in bfloat16 and some in float32; "
+        "differences between them are partly those of the arithmetic."
+    ]
