@@ -13,6 +13,7 @@ import pyarrow as pa
 from limla.analysis.columns import columns_of, table_of, values_of
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Evidence, Runs, Slot, common_runs
+from limla.errors import DataError
 from limla.statistics import expected_calibration_error
 
 NUM_BINS = 15
@@ -65,7 +66,10 @@ CALIBRATION_SCHEMA = pa.schema(
 
 
 def calibration_rows(evidence: Evidence) -> list[CalibrationRow]:
-    """A row for every slot of `evidence`, in its order. Raises `ValueError` for confidences outside [0, 1]."""
+    """A row for every slot of `evidence`, in its order.
+
+    Raises `DataError` naming the cell for confidences outside [0, 1], as those of a model that diverged.
+    """
     rows: list[CalibrationRow] = []
     errors = {slot: _errors(runs) for slot, runs in evidence.runs.items()}
     for slot, runs in evidence.runs.items():
@@ -151,7 +155,12 @@ def _spread(values: npt.NDArray[np.float64], below: float, above: float) -> _Mid
 
 def _errors(runs: Runs) -> _Errors:
     found: list[tuple[float, float, float, float]] = []
-    for sure, right in zip(runs.confidences(), runs.correct(), strict=True):
+    for cell, sure, right in zip(runs.conditions, runs.confidences(), runs.correct(), strict=True):
+        if not ((sure >= 0) & (sure <= 1)).all():
+            raise DataError(
+                f"cell {cell.cell_id} holds a confidence that does not lie between 0 and 1: remove its prediction file "
+                "and evaluate again"
+            )
         error = expected_calibration_error(sure, right, NUM_BINS, num_resamples=_NUM_RESAMPLES)
         # where both ends of the interval meet: the error that would be measured as large, or larger, half of the time
         point = expected_calibration_error(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from limla.analysis.calibration import CALIBRATION_SCHEMA, calibration_rows, calibration_table
+from limla.errors import DataError
 from limla.statistics import expected_calibration_error
 from tests.unit.trials import attacked, cell, evidence, first
 
@@ -69,8 +70,11 @@ def test_attacked_cells_compare_with_attacked_originals() -> None:
 
 
 def test_strange_confidences_are_refused_and_one_image_says_little() -> None:
-    with pytest.raises(ValueError, match="confidences must lie in"):
-        calibration_rows(evidence(cell(first(1, 2), confidence=[0.5, 1.5])))
+    for strange in (1.5, -0.1, float("nan")):
+        with pytest.raises(
+            DataError, match=r"^cell \w+ holds a confidence that does not lie between 0 and 1: remove"
+        ):
+            calibration_rows(evidence(cell(first(1, 2), confidence=[0.5, strange])))
     (row,) = calibration_rows(evidence(cell(first(1, 1), confidence=[0.75])))
     assert row.error == 0.25
     assert row.error_low == 0
