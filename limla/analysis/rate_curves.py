@@ -181,18 +181,19 @@ def _sides(
     """(Q,) mean rates and (Q, S, N) correct of both curves, of the runs that are compared; S may be 0."""
     whole = [_whole(evidence, slots) for slots in (before, after)]
     # the same model on both sides, or at least the chance that comes with a seed
-    alike = [set(runs) if differing == "codec" else set(runs.values()) for runs in whole]
-    shared = alike[0] & alike[1]
-    if differing == "codec":
-        wanted = [shared, shared]
-    else:
-        wanted = [{name for name, seed in runs.items() if not shared or seed in shared} for runs in whole]
+    names: list[dict[str, object]] = [
+        {checkpoint: checkpoint if differing == "codec" else seed for checkpoint, seed in runs.items()}
+        for runs in whole
+    ]
+    shared = set(names[0].values()) & set(names[1].values())
+    has_all = not shared and differing != "codec"
+    wanted = [{checkpoint for checkpoint, name in side.items() if has_all or name in shared} for side in names]
     return [
         (
             np.array([evidence.rate_bpp(slot.variant) for slot in slots], np.float64),
-            np.stack([_of_checkpoints(evidence.runs[slot], names) for slot in slots]),
+            np.stack([_of_checkpoints(evidence.runs[slot], checkpoints) for slot in slots]),
         )
-        for slots, names in zip((before, after), wanted, strict=True)
+        for slots, checkpoints in zip((before, after), wanted, strict=True)
     ]
 
 

@@ -56,7 +56,7 @@ def advise(
     share = parse_points(margin)
     found = collect(read_predictions(results_dir), read_data_folders(data_dirs))
     known = [evidence.split for evidence in found]
-    if split is not None and split not in known:
+    if split is not None and known and split not in known:
         raise DataError(
             f"{results_dir} holds nothing about split '{split}': choose {' or '.join(sorted(set(known)))}"
         )

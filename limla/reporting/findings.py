@@ -272,9 +272,10 @@ def _power(rows: Sequence[Comparison]) -> str:
         f"{' and '.join(sorted(numbers))})."
     )
     if sizes:
+        ends = dict.fromkeys(f"{100 * size:.1f}" for size in (min(sizes), max(sizes)))
         text += (
-            f" The smallest difference that one of them would find with 80% power is {100 * min(sizes):.1f} to "
-            f"{100 * max(sizes):.1f} points, without a correction."
+            " The smallest difference that one of them would find with 80% power is "
+            f"{' to '.join(ends)} points, without a correction."
         )
     return text
 

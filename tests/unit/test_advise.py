@@ -121,6 +121,8 @@ def test_only_attacked_or_simulated_cells_leave_nothing_to_advise_on(tmp_path: P
         done = type_in("advise", folder)
         assert (done.exit_code, done.stdout) == (2, "")
         assert "nothing to advise on" in done.stderr
+    # a folder without any real cell has no splits to choose from
+    assert "nothing to advise on" in type_in("advise", simulated, "--split", "test").stderr
     done = type_in("advise", tmp_path / "empty")
     assert done.exit_code == 2
     assert "no prediction files" in done.stderr

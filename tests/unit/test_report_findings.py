@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from limla.reporting.analysed import Analysed, analyse
@@ -160,3 +162,13 @@ def test_what_cannot_be_told_is_told() -> None:
     )
     assert any("after Holm’s correction: 0 of 1 (n = 1,000)." in text for text in texts)
     assert any("checks for gradient masking could not be made" in text for text in texts)
+
+
+def test_one_smallest_difference_is_no_range() -> None:
+    title = "What these images cannot tell"
+    one, several = (
+        next(text for text in said(found(*cells), title) if "80% power" in text)
+        for cells in ((clean(900), clean(899, 50)), (clean(900), clean(899, 50), clean(500, 10)))
+    )
+    assert re.search(r"80% power is [\d.]+ points, without a correction\.$", one)
+    assert re.search(r"80% power is [\d.]+ to [\d.]+ points, without a correction\.$", several)
