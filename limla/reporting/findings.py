@@ -185,7 +185,8 @@ def _defence_sentence(rows: Sequence[DefenceRow]) -> str:
         text += f", {measured(static.robust_defended)}%{knows}"
     if is_adaptive:
         joint = "; but" if static is not None and _left(least) < _left(static) else ","
-        text += f"{joint} {measured(least.robust_defended)}% against one who does ({least.threat})"
+        who = "one who does" if static is not None else "an attacker who knows of it"
+        text += f"{joint} {measured(least.robust_defended)}% against {who} ({least.threat})"
     threats = {row.threat for row in by_defence[best]}
     verdict = _verdict(least, bool(adaptive) or is_noise, threats)
     return f"{text} (n = {images(least.num_images, least.num_seeds)}). {verdict}{_price(least)}"

@@ -125,6 +125,7 @@ def test_a_defence_that_gains_nothing(left: int, expected: str) -> None:
     cells = [clean(900), cell(first(100, NUM), PGD), behind(left, "50", "bpda", PGD)]
     (sentence,) = said(found(*cells), DEFENCE)
     assert expected in sentence
+    assert "% against an attacker who knows of it (bpda) (n = 1,000)." in sentence
 
 
 def test_noise_knows_of_nothing_so_nothing_is_said_about_what_it_knows() -> None:
