@@ -275,10 +275,21 @@ def sentence(row: Limit) -> str:
         )
     assert row.beyond is not None
     best, result = row.beyond, row.beyond.result
-    if row.verdict == "exceeds":
+    verdicts = {tested.result.verdict for tested in row.tested}
+    if row.verdict == "exceeds" and verdicts == {"exceeds"}:
         return (
             f"{who}: no tested quality of {row.codec} loses {less}: the best, {best.quality}, loses more "
             f"({_measured(row, best)}, on {_images(row, best)})."
+        )
+    if row.verdict == "exceeds":
+        return (
+            f"{who}: no advice on {row.codec}, as the best tested quality, {best.quality}, does not lose {less} but "
+            f"more ({_measured(row, best)}, on {_images(row, best)}); lower ones are then not judged."
+        )
+    if "within" in verdicts:
+        return (
+            f"{who}: whether the best tested quality of {row.codec}, {best.quality}, loses {less} cannot be told with "
+            f"{_images(row, best)}: {_needed(result)} ({_measured(row, best)}); lower ones are then not judged."
         )
     return (
         f"{who}: whether any tested quality of {row.codec} loses {less} cannot be told with {_images(row, best)}: "

@@ -127,8 +127,8 @@ def test_a_loss_beyond_the_margin_is_not_cured_by_more_images() -> None:
 def test_no_quality_holds() -> None:
     found = limit_of(made(None, 300), made(90, 100), made(50, 300))
     assert (found.verdict, found.limit, found.saved) == ("exceeds", None, None)
-    assert "no tested quality of jpeg loses less than 1 point" in sentence(found)
-    assert "the best, 90, loses more (50.0 points lost, 95% interval " in sentence(found)
+    assert "the best tested quality, 90, does not lose less than 1 point" in sentence(found)
+    assert "but more (50.0 points lost, 95% interval " in sentence(found)
 
 
 def test_without_the_originals_there_is_no_advice() -> None:
@@ -238,3 +238,19 @@ def test_the_accuracy_told_is_that_of_the_runs_compared() -> None:
     assert found.beyond.result.comparison.num_seeds == 1
     assert found.source_accuracy == 0.0  # the other seed was not evaluated at q10
     assert "of its 0.0% accuracy on the originals" in sentence(found)
+
+
+def test_nothing_is_said_of_all_qualities_that_only_the_best_carries() -> None:
+    """A model trained on a low quality can be better there than on the originals."""
+    names = images(400)
+    source, low = cell(None, "1" * 300 + "0" * 100, keys=names), cell(10, "1" * 400, keys=names)
+    (worse,) = limits(evidence(source, cell(50, "1" * 200 + "0" * 200, keys=names), low))
+    assert (worse.verdict, worse.tested[1].result.verdict) == ("exceeds", "within")
+    assert "the best tested quality, 50, does not lose less than 1 point" in sentence(worse)
+    assert "no tested quality" not in sentence(worse)
+    (unclear,) = limits(evidence(source, cell(50, "1" * 297 + "0" * 103, keys=names), low))
+    assert unclear.verdict == "cannot tell"
+    assert "whether the best tested quality of jpeg, 50, loses less than 1 point" in sentence(unclear)
+    assert sentence(unclear).endswith("; lower ones are then not judged.")
+    (bad,) = limits(evidence(source, *(cell(quality, "0" * 400, keys=names) for quality in (10, 50))))
+    assert "no tested quality of jpeg loses less than 1 point" in sentence(bad)
