@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -21,6 +21,8 @@ from limla.reporting.evidence import gain, images, measured, points_text
 from limla.reporting.shown import bounds, points, probability, share
 
 STATIC, ASKS_NOTHING = "static", "none"
+_STRENGTHS = {"static": 0, "bpda": 1, "eot-bpda": 1, "differentiable": 2, "eot-differentiable": 2}
+"""Threat model → its rank among the kinds of attackers: defences are ranked where the highest one was met."""
 LEVEL = 0.05
 """A p-value after Holm's correction below this is called a difference."""
 _MAX_SENTENCES, _MAX_UNTOLD = 6, 2
@@ -53,7 +55,7 @@ def topics(found: Analysed) -> list[Topic]:
             *_cut(_limits(found.limits), "limits", _MAX_SENTENCES if is_told else _MAX_UNTOLD),
         ),
         Topic("What training under compression changes", *_cut(_training(found), "training")),
-        Topic("Whether compression defends", *_cut(_defences(found.defences), "defence")),
+        Topic("Whether compression defends", *_cut(_defences(found), "defence")),
         Topic(
             "Gradient masking suspected",
             *_cut(_alarms(found.checks), "masking"),
@@ -131,7 +133,7 @@ def _training_sentence(row: Comparison) -> str:
     )
 
 
-def _equals(p_value: float) -> str:
+def _equals(p_value: float | None) -> str:
     text = probability(p_value)
     return text if text.startswith("<") else f"= {text}"
 
@@ -141,77 +143,113 @@ def _no_difference(rows: Sequence[Comparison]) -> str:
     sizes = [row.result.detectable for row in rows if not math.isnan(row.result.detectable)]
     result = rows[0].result
     could = f"; differences below about {100 * median(sizes):.1f} points would go unseen" if sizes else ""
+    n = images(result.num_images, result.num_seeds)
     return (
         f"Training {after.tested_as} on {after.trained_on} instead of {rows[0].before.subject.trained_on} shows no "
-        f"difference in {_count(len(rows), 'comparison')} (n = {images(result.num_images, result.num_seeds)}){could}."
+        f"difference after Holm’s correction, in {_count(len(rows), 'comparison')} (n = {n}){could}."
     )
 
 
-def _defences(rows: Sequence[DefenceRow]) -> list[str]:
+def _defences(found: Analysed) -> list[str]:
     """Per subject, test quality and attack: the defence that holds best against whoever knows it best."""
     groups: dict[tuple[object, ...], list[DefenceRow]] = defaultdict(list)
-    for row in rows:
+    for row in found.defences:
         if row.robust_defended is not None:
             groups[row.subject, row.variant, row.attack].append(row)
     # the originals first; within them the attack that leaves least without a defence
     ordered = sorted(
         groups.values(),
-        key=lambda found: (
-            -math.inf if found[0].variant[1] is None else -found[0].variant[1],
-            found[0].robust.value if found[0].robust else 1.0,
+        key=lambda rows: (
+            -math.inf if rows[0].variant[1] is None else -rows[0].variant[1],
+            rows[0].robust.value if rows[0].robust else 1.0,
         ),
     )
-    return [_defence_sentence(found) for found in ordered]
+    family = max((row.family_size for row in found.comparisons), default=0)
+    return [_defence_sentence(rows, family) for rows in ordered]
 
 
-def _defence_sentence(rows: Sequence[DefenceRow]) -> str:
-    """What the best defence gains against the static attacker, and what is left of it against adaptive ones."""
+def _defence_sentence(rows: Sequence[DefenceRow], family: int) -> str:
+    """What the best defence gains against the static attacker, and what is left of it against each adaptive one."""
     by_defence: dict[str, list[DefenceRow]] = defaultdict(list)
     for row in rows:
         by_defence[row.defence].append(row)
-    # one that no adaptive attacker was tried on is only told where there is no other
-    adaptive = [name for name, found in by_defence.items() if any(row.threat != STATIC for row in found)]
-    worst = {name: min(by_defence[name], key=_left) for name in adaptive or by_defence}
+    # one that met weaker attackers than another would win for want of an attack
+    met = {name: max(_STRENGTHS[row.threat] for row in found) for name, found in by_defence.items()}
+    ranked = [name for name in by_defence if met[name] == max(met.values())]
+    worst = {name: min(by_defence[name], key=_left) for name in ranked}
     best = max(worst, key=lambda name: _left(worst[name]))
     least = worst[best]
+    adaptive = sorted(
+        (row for row in by_defence[best] if row.threat != STATIC), key=lambda row: _STRENGTHS[row.threat]
+    )
     static = next((row for row in by_defence[best] if row.threat == STATIC), None)
-    is_adaptive, is_noise = least.threat != STATIC, least.knowledge == ASKS_NOTHING
+    is_noise = least.knowledge == ASKS_NOTHING
     text = f"{least.subject} on {variant_text(least.variant)}, {least.attack}: "
     if least.robust is not None:
         text += f"{measured(least.robust)}% correct without a defence; "
-    text += f"behind {least.defence}{f', the best of {len(worst)} evaluated' if len(worst) > 1 else ''}"
+    text += f"behind {best}{_rank(len(ranked), len(by_defence))}"
     if static is not None:
         knows = "" if is_noise else " against an attacker who does not know of it"
         text += f", {measured(static.robust_defended)}%{knows}"
-    if is_adaptive:
-        joint = "; but" if static is not None and _left(least) < _left(static) else ","
+    if adaptive:
+        joint = (
+            "; but" if static is not None and least.threat != STATIC and _left(least) < _left(static) else ","
+        )
         who = "one who does" if static is not None else "an attacker who knows of it"
-        text += f"{joint} {measured(least.robust_defended)}% against {who} ({least.threat})"
-    threats = {row.threat for row in by_defence[best]}
-    verdict = _verdict(least, bool(adaptive) or is_noise, threats)
-    return f"{text} (n = {images(least.num_images, least.num_seeds)}). {verdict}{_price(least)}"
+        each = " and ".join(f"{measured(row.robust_defended)}% ({row.threat})" for row in adaptive)
+        text += f"{joint} {each} against {who}"
+    verdict = _verdict(least, [row.threat for row in adaptive], family)
+    unranked = _unranked({name: rows for name, rows in by_defence.items() if name not in worst})
+    return f"{text} (n = {images(least.num_images, least.num_seeds)}). {verdict}{_price(least)}{unranked}"
+
+
+def _rank(num_ranked: int, num_evaluated: int) -> str:
+    if num_evaluated == 1:
+        return ""
+    if num_ranked == 1:
+        return ", the only one that met an attacker of the strongest kind evaluated"
+    kind = "" if num_ranked == num_evaluated else " that met an attacker of the strongest kind"
+    return f", the best of {num_ranked}{kind} evaluated"
+
+
+def _unranked(by_defence: Mapping[str, Sequence[DefenceRow]]) -> str:
+    """The defences that are not ranked, with the attackers that they met and what was left against the worst."""
+    parts = [
+        f"{name} ({', '.join(row.threat for row in rows)}; {measured(min(rows, key=_left).robust_defended)}%)"
+        for name, rows in by_defence.items()
+    ]
+    return f" Met weaker attackers only, so not ranked: {'; '.join(parts)}." if parts else ""
 
 
 def _left(row: DefenceRow) -> float:
     return row.robust_defended.value if row.robust_defended else 1.0
 
 
-def _verdict(row: DefenceRow, is_adaptive: bool, threats: Collection[str]) -> str:
+def _verdict(row: DefenceRow, adaptive: Collection[str], family: int) -> str:
+    """What `row`, that of the attacker who leaves least, says of the defence; `adaptive` attackers were tried."""
     if row.difference is None or row.p_holm is None:
         return "Whether it defends is not known: the same attack on the undefended model was not evaluated."
+    if row.knowledge == ASKS_NOTHING:
+        against = "noise, which is no attack"
+    else:
+        against = f"the strongest attacker evaluated ({row.threat})"
     if row.p_holm >= LEVEL:
-        return f"After Holm’s correction that is no difference ({gain(row.difference)} points)."
+        return (
+            f"Against {against}: {gain(row.difference)} points by the defence, p {_equals(row.p_value)}; after Holm’s "
+            f"correction over {_count(family, 'comparison')} that is not shown to be a difference "
+            f"(p {_equals(row.p_holm)})."
+        )
     if row.difference.value < 0:
-        return f"It makes the model weaker: {gain(row.difference)} points."
-    if not is_adaptive:
+        return f"It makes the model weaker against {against}: {gain(row.difference)} points."
+    if row.knowledge == ASKS_NOTHING:
+        return f"It gains {gain(row.difference)} points against {against}."
+    if not adaptive:
         return (
             f"It gains {gain(row.difference)} points, against a static attacker only: no attacker who knows of the "
             "defence was evaluated, so this is no evidence that it defends."
         )
-    if row.knowledge == ASKS_NOTHING:
-        return f"It gains {gain(row.difference)} points against noise, which is no attack."
-    text = f"Against the strongest attacker evaluated it gains {gain(row.difference)} points."
-    if row.defence_codec == "jpeg" and not any("differentiable" in threat for threat in threats):
+    text = f"Against {against} it gains {gain(row.difference)} points."
+    if row.defence_codec == "jpeg" and not any("differentiable" in threat for threat in adaptive):
         text += " An attacker with a differentiable model of the codec was not evaluated."
     return text
 

@@ -92,7 +92,7 @@ def test_the_defence_table_and_the_findings_agree(studied: Path) -> None:
     assert float(rows["50", "bpda"]["robust_defended"]) == pytest.approx(0.2)
     assert float(rows["50", "bpda"]["difference"]) == pytest.approx(0.1)
     text = text_of(studied / "report.html")
-    assert "behind jpeg q50, 50.0 [" in text
+    assert "the strongest kind evaluated, 50.0 [" in text
     assert "; but 20.0 [" in text
     assert "+10.0 [" in text
 

@@ -73,7 +73,10 @@ def test_training_is_told_where_it_differs_and_with_its_sign() -> None:
 def test_training_without_a_difference_says_what_would_go_unseen() -> None:
     other = {"checkpoint_id": "other", **TRAINED_Q10}
     (sentence,) = said(found(clean(900), clean(899, None, **other)), "What training under compression changes")
-    assert "shows no difference in 1 comparison (n = 1,000); differences below about " in sentence
+    assert (
+        "shows no difference after Holm’s correction, in 1 comparison (n = 1,000); differences below about "
+        in sentence
+    )
 
 
 DEFENCE = "Whether compression defends"
@@ -103,29 +106,70 @@ def test_the_strongest_attacker_decides_and_the_missing_one_is_named() -> None:
         behind(800, "10+90", "static", PGD),
     ]
     (sentence,) = said(found(*cells), DEFENCE)
-    assert "behind jpeg q50, 60.0 [" in sentence
+    assert (
+        "behind jpeg q50, the only one that met an attacker of the strongest kind evaluated, 60.0 [" in sentence
+    )
     assert "; but 30.0 [" in sentence
-    assert "% against one who does (bpda)" in sentence
-    assert "Against the strongest attacker evaluated it gains +20.0 [" in sentence
+    assert "% (bpda) against one who does (n = 1,000)." in sentence
+    assert "Against the strongest attacker evaluated (bpda) it gains +20.0 [" in sentence
+    assert re.search(r"so not ranked: jpeg q10\+90 at random \(static; 80\.0 \[[^]]*\]%\)\.$", sentence)
     assert "An attacker with a differentiable model of the codec was not evaluated." in sentence
     (complete,) = said(found(*cells, behind(110, "50", "differentiable", PGD)), DEFENCE)
-    assert "11.0 [" in complete
-    assert "% against one who does (differentiable)" in complete
+    assert re.search(
+        r"; but 30\.0 \[[^]]*\]% \(bpda\) and 11\.0 \[[^]]*\]% \(differentiable\) against one who", complete
+    )
     assert "was not evaluated" not in complete
 
 
 @pytest.mark.parametrize(
     ("left", "expected"),
     [
-        (100, "After Holm’s correction that is no difference (0.0 ["),
-        (10, "It makes the model weaker: −9.0 ["),
+        (100, "Against the strongest attacker evaluated (bpda): 0.0 ["),
+        (10, "It makes the model weaker against the strongest attacker evaluated (bpda): −9.0 ["),
     ],
 )
 def test_a_defence_that_gains_nothing(left: int, expected: str) -> None:
     cells = [clean(900), cell(first(100, NUM), PGD), behind(left, "50", "bpda", PGD)]
     (sentence,) = said(found(*cells), DEFENCE)
     assert expected in sentence
-    assert "% against an attacker who knows of it (bpda) (n = 1,000)." in sentence
+    assert "% (bpda) against an attacker who knows of it (n = 1,000)." in sentence
+
+
+def test_a_difference_that_holms_correction_takes_is_not_called_none() -> None:
+    cells = [clean(900, quality) for quality in (None, 90, 75, 50, 10)]
+    # 8 gained, none lost: p = 2 / 2⁸ = 0.008; of 5 comparisons the smallest p, so 0.039, of 7 it is 0.055
+    cells += [cell(first(100, NUM), PGD), behind(108, "50", "bpda", PGD), clean(900, 30), clean(900, 5)]
+    (sentence,) = said(found(*cells), DEFENCE)
+    assert re.search(
+        r"evaluated \(bpda\): \+0\.8 \[[^]]*\] points by the defence, p = 0\.008; after Holm’s correction over 7 "
+        r"comparisons that is not shown to be a difference \(p = 0\.055\)\.",
+        sentence,
+    )
+
+
+def test_a_defence_that_met_weaker_attackers_does_not_win() -> None:
+    cells = [
+        clean(900),
+        cell(first(100, NUM), PGD),
+        behind(700, "10", "static", PGD),
+        behind(600, "10", "bpda", PGD),
+        behind(300, "10+75", "eot-bpda", PGD),
+        behind(200, "10+75", "eot-differentiable", PGD),
+    ]
+    (sentence,) = said(found(*cells), DEFENCE)
+    assert "behind jpeg q10+75 at random, the only one that met an attacker of the strongest kind" in sentence
+    assert re.search(
+        r", 30\.0 [^%]*% \(eot-bpda\) and 20\.0 [^%]*% \(eot-differentiable\) against an att", sentence
+    )
+    assert re.search(
+        r"weaker attackers only, so not ranked: jpeg q10 \(static, bpda; 60\.0 [^%]*%\)\.$", sentence
+    )
+    (ranked,) = said(found(*cells, behind(250, "50", "differentiable", PGD)), DEFENCE)
+    assert (
+        "behind jpeg q50, the best of 2 that met an attacker of the strongest kind evaluated, 25.0 [" in ranked
+    )
+    (alike,) = said(found(*cells[:4], behind(650, "90", "bpda", PGD)), DEFENCE)
+    assert "behind jpeg q90, the best of 2 evaluated, 65.0 [" in alike
 
 
 def test_noise_knows_of_nothing_so_nothing_is_said_about_what_it_knows() -> None:
