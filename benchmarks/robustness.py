@@ -38,11 +38,10 @@ from limla.study import Study, read_study
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def _run(study_file: Path, study: Study, kill_at_cells: int) -> list[dict[str, Any]]:
-    """Run `limla study run` until it ends by itself; kill it once at a number of cells. One entry per start."""
-    starts: list[dict[str, Any]] = []
-    killed = False
-    while not starts or starts[-1]["end"] == "killed":
+def _run(study_file: Path, study: Study, kill_at_cells: int) -> None:
+    """Run `limla study run` until it ends by itself; kill it once at a number of cells. One line per start."""
+    killed, end = False, "killed"
+    while end == "killed":
         before, started = _num_cells(study), time.monotonic()
         process = subprocess.Popen([sys.executable, "-m", "limla", "study", "run", str(study_file)])
         while process.poll() is None:
@@ -54,10 +53,14 @@ def _run(study_file: Path, study: Study, kill_at_cells: int) -> list[dict[str, A
             process.returncode, f"exit code {process.returncode}"
         )
         seconds = round(time.monotonic() - started, 1)
-        starts.append(
-            {"cells_before": before, "cells_after": _num_cells(study), "seconds": seconds, "end": end}
-        )
-    return starts
+        line = {"cells_before": before, "cells_after": _num_cells(study), "seconds": seconds, "end": end}
+        with _starts_file(study).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _starts_file(study: Study) -> Path:
+    """Beside the rows: what was seen survives this script."""
+    return study.output_dir / "starts.jsonl"
 
 
 def _num_cells(study: Study) -> int:
@@ -118,18 +121,13 @@ def _cell_seconds(study: Study) -> float:
 @click.option(
     "--kill-at-cells", type=int, default=200, show_default=True, help="Kill it once at so many cells."
 )
-@click.option(
-    "--collect", is_flag=True, help="Run nothing: read the finished study again; OUTPUT keeps its starts."
-)
+@click.option("--collect", is_flag=True, help="Run nothing: read the finished study again.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("benchmarks/results/robustness.json"))
 def main(study_file: Path, kill_at_cells: int, collect: bool, output: Path) -> None:
     """Run STUDY_FILE to its end and write OUTPUT."""
     study = read_study(study_file)
-    starts = (
-        json.loads(output.read_text(encoding="utf-8"))["starts"]
-        if collect
-        else _run(study_file, study, kill_at_cells)
-    )
+    if not collect:
+        _run(study_file, study, kill_at_cells)
     if study_status(study).cells.num_left:
         raise click.UsageError("the study did not end: see above, and run this again")
     manifest = read_manifest(study.data_dir(study.datasets[0]) / "source")
@@ -146,7 +144,9 @@ def main(study_file: Path, kill_at_cells: int, collect: bool, output: Path) -> N
             "margin_points": study.margin,
             "num_samples": {split: manifest.num_samples(split) for split in manifest.splits()},
             "num_cells": _num_cells(study),
-            "starts": starts,
+            "starts": [
+                json.loads(line) for line in _starts_file(study).read_text(encoding="utf-8").splitlines()
+            ],
             "seconds_training": _model_seconds(study),
             "seconds_attacks_and_models": _cell_seconds(study),
             **numbers,
