@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from limla.analysis.comparisons import KINDS, Comparison, Kind
@@ -41,7 +42,7 @@ def comparison_tables(rows: Sequence[Comparison], *kinds: Kind) -> list[ShownTab
             f"{KINDS[kind][:1].upper()}{KINDS[kind][1:]}. Shares of correct images; differences in percentage "
             f"points on the same images, with 95% intervals; Holm’s correction over {of_kind[0].family}. “Flipped”: "
             "images right in one of the two only. “Detectable”: the smallest difference that these images would "
-            "show with 80% power."
+            "show with 80% power; “none”: of no size."
         )
         columns = (
             "What both share",
@@ -73,7 +74,7 @@ def _comparison(row: Comparison) -> tuple[str, ...]:
         result.test,
         probability(row.p_holm),
         share(result.flip_rate),
-        points(result.detectable).removeprefix("+"),
+        "none" if math.isnan(result.detectable) else f"{100 * result.detectable:.1f}",
         images(result.num_images, result.num_seeds),
     )
 

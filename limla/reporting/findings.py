@@ -140,9 +140,10 @@ def _equals(p_value: float | None) -> str:
 
 def _no_difference(rows: Sequence[Comparison]) -> str:
     after = rows[0].after.subject
-    sizes = [row.result.detectable for row in rows if not math.isnan(row.result.detectable)]
     result = rows[0].result
-    could = f"; differences below about {100 * median(sizes):.1f} points would go unseen" if sizes else ""
+    size = median(math.inf if math.isnan(row.result.detectable) else row.result.detectable for row in rows)
+    below = "of any size" if math.isinf(size) else f"below about {100 * size:.1f} points"
+    could = f"; differences {below} would go unseen"
     n = images(result.num_images, result.num_seeds)
     return (
         f"Training {after.tested_as} on {after.trained_on} instead of {rows[0].before.subject.trained_on} shows no "
@@ -316,6 +317,9 @@ def _power(rows: Sequence[Comparison]) -> str:
             " The smallest difference that one of them would find with 80% power is "
             f"{' to '.join(ends)} points, without a correction."
         )
+    if len(sizes) < len(rows):
+        none = f"{len(rows) - len(sizes)} of them" if sizes else "None of them"
+        text += f" {none} would find {'no ' if sizes else 'a '}difference of any size with 80% power."
     return text
 
 

@@ -29,7 +29,8 @@ class PairedDifference:
 
     Attributes:
         difference: mean score after − before; in [-1, 1] for correct/wrong scores.
-        low, high: its confidence interval, at level `confidence`.
+        low, high: its confidence interval, at level `confidence`; in [-1, 1] for correct/wrong scores. It is about
+            other images (and trainings), so the accuracy of `before` on these is no bound of it.
         interval_method: "bootstrap", or "score" where fewer than 30 source images changed.
         p_value: of the null hypothesis that `test` names.
         test: what was tested. One seed, one row per source image: "McNemar exact" below 25 discordant pairs, else
@@ -44,8 +45,8 @@ class PairedDifference:
         num_images: rows per seed; num_sources: different source images among them; num_seeds: training seeds.
         standard_error: of the difference; degrees_of_freedom: those that it counts with.
         seed_variance: the part of standard_error² that more images would not shrink; 0 for one seed.
-        detectable: the smallest difference that such a sample would find with 80% power at the 5% level; above the
-            largest possible one where it would find none.
+        detectable: the smallest difference that such a sample would find with 80% power at the 5% level; NaN where it
+            would find none of any size: of correct/wrong scores none is larger than the share that was right, or wrong.
     """
 
     difference: float
@@ -122,7 +123,7 @@ def paired_difference(
         standard_error=found.standard_error,
         degrees_of_freedom=found.degrees_of_freedom,
         seed_variance=found.seed_variance,
-        detectable=_detectable(changes, found),
+        detectable=_detectable(changes, found, max(old.mean(), 1 - old.mean()) if is_binary else math.inf),
     )
 
 
@@ -301,8 +302,8 @@ def _noncentrality(degrees_of_freedom: float, alpha: float, alternative: str) ->
     return float(np.asarray(effect).item()) * math.sqrt(nobs)
 
 
-def _detectable(changes: _Changes, found: CrossedMean) -> float:
-    """The difference whose test has 80% power, with the variance seen here.
+def _detectable(changes: _Changes, found: CrossedMean, largest: float) -> float:
+    """The difference whose test has 80% power, with the variance seen here; NaN where it is above the `largest` one.
 
     Correct/wrong scores that change by d on average vary by at least d − d²; where less was seen, that is taken: a
     sample without any flip does not promise to find anything.
@@ -313,4 +314,5 @@ def _detectable(changes: _Changes, found: CrossedMean) -> float:
     least = distance**2 / (changes.num_sources + distance**2) if changes.is_binary else 0.0
     # McNemar's tests take one pair off the difference
     correction = 1 / changes.num_rows if changes.is_plain and changes.is_binary else 0.0
-    return max(distance * found.standard_error + correction, least)
+    size = max(distance * found.standard_error + correction, least)
+    return size if size <= largest else math.nan

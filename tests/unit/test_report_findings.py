@@ -79,6 +79,23 @@ def test_training_without_a_difference_says_what_would_go_unseen() -> None:
     )
 
 
+def test_where_no_difference_of_any_size_would_be_found_that_is_said() -> None:
+    other = {"checkpoint_id": "other", **TRAINED_Q10}
+    few = found(cell(first(5, 8)), cell(first(2, 8), **other))
+    (training,) = said(few, "What training under compression changes")
+    assert training.endswith("in 1 comparison (n = 8); differences of any size would go unseen.")
+    assert said(few, "What these images cannot tell")[0].endswith(
+        "0 of 1 (n = 8). None of them would find a difference of any size with 80% power."
+    )
+    # the seeds agree at q50; at q10 one loses nothing, the other nearly all
+    right = {(None, 0): 45, (None, 1): 45, (50, 0): 44, (50, 1): 44, (10, 0): 45, (10, 1): 2}
+    two = [cell(first(number, 60), quality=quality, seed=seed) for (quality, seed), number in right.items()]
+    assert (
+        "1 of them would find no difference of any size"
+        in said(found(*two), "What these images cannot tell")[1]
+    )
+
+
 DEFENCE = "Whether compression defends"
 
 
