@@ -292,8 +292,8 @@ def sentence(row: Limit) -> str:
             f"{_images(row, best)}: {_needed(result)} ({_measured(row, best)}); lower ones are then not judged."
         )
     return (
-        f"{who}: whether any tested quality of {row.codec} loses {less} cannot be told with {_images(row, best)}: "
-        f"for the best, {best.quality}, {_needed(result)} ({_measured(row, best)})."
+        f"{who}: whether any tested quality of {row.codec} loses {less} cannot be told with {_images(row, best)}: at "
+        f"the best tested, quality {best.quality}, the model shows {_measured(row, best)}; {_needed(result)}."
     )
 
 
@@ -311,10 +311,13 @@ def _beyond(row: Limit, beyond: QualityLoss) -> str:
 
 def _needed(result: NonInferiority) -> str:
     """What it would take to tell."""
-    if result.images_needed is not None:
-        return f"you need about {_about(result.images_needed)} images"
-    if result.loss >= result.margin:
-        return "more images would hardly help, as the loss measured is not below that"
+    number = result.images_needed
+    if number is not None and result.loss > result.margin:
+        return f"about {_about(number)} images would likely show that it loses more"
+    if number is not None:
+        return f"you need about {_about(number)} images"
+    if math.isclose(result.loss, result.margin):
+        return "more images would hardly help, as the loss measured is the margin itself"
     return "more images would hardly help, as the seeds differ too much: train more"
 
 

@@ -24,8 +24,9 @@ class NonInferiority:
         margin: the loss that is still accepted, in the scores' unit (0.01 is one point of accuracy).
         loss, low, high: mean score before − after, and its interval.
         verdict: "within" where high < margin, "exceeds" where low > margin, else "cannot tell".
-        images_needed: about how many images would give a verdict with 80% power, were loss and variance as here; None
-            where there is a verdict, or where more images cannot help.
+        images_needed: about how many images would give a verdict with 80% power, were loss and variance as here:
+            "within" of a loss below the margin, "exceeds" of one above; None where there is a verdict, or where more
+            images cannot help.
         comparison: the paired comparison behind it (after − before).
     """
 
@@ -65,18 +66,18 @@ def non_inferiority(
 
 
 def _images_needed(found: PairedDifference, margin: float) -> int | None:
-    """Images for 80% power of "within"; None where none would do: loss at the margin, or seeds too different.
+    """Images for 80% power of a verdict; None where none would do: loss at the margin, or seeds too different.
 
     The variance of one image is what was seen; for correct/wrong scores at least that of a loss of the size of the
     margin: few or no flips in a small sample, or a single image, do not make the next images certain.
     """
-    room = margin + found.difference
+    room = abs(margin + found.difference)
     has_seeds = found.seed_variance > 0
     seed_variance = found.seed_variance if has_seeds else 0.0
     per_image = (found.standard_error**2 - seed_variance) * found.num_images
     if found.is_binary and margin < 1:
         per_image = max(margin * (1 - margin), per_image)  # in this order a NaN is none
-    if not (room > 0 and math.isfinite(per_image)):
+    if not (room > 1e-12 and math.isfinite(per_image)):
         return None
     # the images needed judge, not those at hand: only seeds stay as few as they are
     freedom = found.degrees_of_freedom if has_seeds else _MANY

@@ -103,8 +103,8 @@ def test_too_few_images_cannot_tell_and_say_how_many_could() -> None:
     assert found.beyond.result.images_needed == pytest.approx(777, rel=0.02)
     assert re.fullmatch(
         "MobileNetV2 trained on the originals: whether any tested quality of jpeg loses less than 1 point of its 78.9% "
-        "accuracy on the originals cannot be told with 380 test images: for the best, 90, you need about 7[89]0 images "
-        r"\(no change, 95% interval 1.0 gained to 1.0 lost\)\.",
+        "accuracy on the originals cannot be told with 380 test images: at the best tested, quality 90, the model "
+        r"shows no change, 95% interval 1.0 gained to 1.0 lost; you need about 7[89]0 images\.",
         sentence(found),
     )
 
@@ -118,10 +118,20 @@ def test_a_quality_that_cannot_be_told_ends_the_search() -> None:
     assert "for quality 50 they cannot tell: you need about" in sentence(found)
 
 
-def test_a_loss_beyond_the_margin_is_not_cured_by_more_images() -> None:
+def test_more_images_would_show_that_a_loss_beyond_the_margin_is_more() -> None:
     found = limit_of(made(None, 300), made(90, 295))
     assert found.verdict == "cannot tell"
-    assert "more images would hardly help, as the loss measured is not below that" in sentence(found)
+    # (1.960 + 0.842)² · 0.0125 · 0.9875 / 0.0025² images
+    assert sentence(found).endswith("0.3 to 2.9; about 16,000 images would likely show that it loses more.")
+    beyond = limit_of(made(None, 300), made(90, 300), made(50, 295))
+    assert "for quality 50 they cannot tell: about 16,000 images would likely show that it loses" in sentence(
+        beyond
+    )
+
+
+def test_a_loss_of_the_margin_itself_is_not_cured_by_more_images() -> None:
+    found = limit_of(made(None, 300), made(90, 296))
+    assert "more images would hardly help, as the loss measured is the margin itself" in sentence(found)
 
 
 def test_no_quality_holds() -> None:

@@ -74,18 +74,20 @@ def test_images_needed_do_not_depend_on_how_few_there_are(num_images: int, num_s
     assert non_inferiority(right, right, 0.01).images_needed == pytest.approx(777, rel=0.005)
 
 
-def test_images_needed_give_a_verdict_in_four_samples_of_five() -> None:
-    found = non_inferiority(*losses(30, 24, 600), 0.03)
+@pytest.mark.parametrize(("num_lost", "verdict"), [(30, "within"), (51, "exceeds")])
+def test_images_needed_give_a_verdict_in_four_samples_of_five(num_lost: int, verdict: str) -> None:
+    found = non_inferiority(*losses(num_lost, 24, 600), 0.03 if verdict == "within" else 0.02)
     assert found.verdict == "cannot tell"
     assert found.images_needed is not None
     assert found.images_needed > 600
     generator = np.random.default_rng(0)
-    draws = generator.multinomial(found.images_needed, [0.05, 0.04, 0.91], size=200)
-    within = [
-        non_inferiority(*losses(lost, gained, found.images_needed), 0.03, num_resamples=500).verdict == "within"
+    chances = [num_lost / 600, 0.04, 0.96 - num_lost / 600]
+    draws = generator.multinomial(found.images_needed, chances, size=200)
+    told = [
+        non_inferiority(*losses(lost, gained, found.images_needed), found.margin, num_resamples=500).verdict
         for lost, gained, _ in draws
     ]
-    assert np.mean(within) == pytest.approx(0.8, abs=0.1)
+    assert np.mean([one == verdict for one in told]) == pytest.approx(0.8, abs=0.1)
 
 
 def test_more_images_do_not_help_where_seeds_differ() -> None:
