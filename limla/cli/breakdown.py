@@ -87,6 +87,11 @@ def _show(chain: Breakdown) -> None:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+    if any(change.is_short_of_seeds for change in (total, *(step.change for step in chain.steps)) if change):
+        click.echo(
+            f"where the {seeds} differ, an interval is about other trainings and very wide: more seeds narrow it, more "
+            "images do not"
+        )
 
 
 def _line(step: Step) -> tuple[str, str, str, str]:

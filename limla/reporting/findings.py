@@ -288,6 +288,7 @@ def _limitations(found: Analysed) -> list[str | Finding]:
         texts.append(Finding(text, "limits"))
     if found.comparisons:
         texts.append(_power(found.comparisons))
+        texts += _few_seeds(found.comparisons)
     not_tested = [check for check in found.checks if check.verdict == "not tested"]
     if not_tested:
         texts.append(Finding(_not_tested(found.checks, not_tested), "masking"))
@@ -321,6 +322,19 @@ def _power(rows: Sequence[Comparison]) -> str:
         none = f"{len(rows) - len(sizes)} of them" if sizes else "None of them"
         text += f" {none} would find {'no ' if sizes else 'a '}difference of any size with 80% power."
     return text
+
+
+def _few_seeds(rows: Sequence[Comparison]) -> list[str]:
+    """What few seeds that differ do to intervals and tests, in no sentence or one."""
+    short = [row.result.num_seeds for row in rows if row.result.is_short_of_seeds]
+    if not short:
+        return []
+    seeds = " or ".join(map(str, sorted(set(short))))
+    return [
+        f"{len(short)} of {_count(len(rows), 'comparison')} {'rests' if len(short) == 1 else 'rest'} on {seeds} seeds "
+        "that differ: the interval is then about other trainings, and very wide; more seeds narrow it, more images do "
+        "not."
+    ]
 
 
 def _not_tested(checks: Sequence[MaskingCheck], not_tested: Sequence[MaskingCheck]) -> str:

@@ -21,6 +21,7 @@ bootstrap of few events is too narrow, and of none it has no width."""
 FEWEST_FOR_CHI_SQUARE = 25
 """Below so many discordant pairs McNemar's test is the exact binomial one."""
 POWER, ALPHA = 0.8, 0.05
+_FEW_SEEDS, _FEW_DEGREES = 3, 10
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,15 @@ class PairedDifference:
     degrees_of_freedom: float
     seed_variance: float
     detectable: float
+
+    @property
+    def is_short_of_seeds(self) -> bool:
+        """Whether 2 or 3 seeds that differ decide how wide the interval is: Student's t with under 10 degrees."""
+        return (
+            1 < self.num_seeds <= _FEW_SEEDS
+            and self.seed_variance > 0
+            and self.degrees_of_freedom < _FEW_DEGREES
+        )
 
 
 def paired_difference(

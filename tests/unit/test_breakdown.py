@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from limla.analysis.breakdown import breakdowns
 from limla.breakdown import BreakdownSettings, break_down
 from limla.cli import limla
+from limla.cli.breakdown import _show
 from limla.errors import SettingsError
 from limla.models.base import SOURCE_DATA_IDS
 from limla.plans import parse_attack
@@ -22,6 +24,7 @@ from limla.types import Preprocessing
 from tests.listening import Listening
 from tests.toy import source_ids
 from tests.unit.animals import NUM_TEST, data_dir, files_of, write_checkpoint
+from tests.unit.cells import cell, evidence, images
 
 __all__ = ["data_dir"]  # fixture
 
@@ -136,6 +139,26 @@ def test_the_command_prints_the_table(data_dir: Path, checkpoints: tuple[Path, .
     assert pq.read_table(tmp_path / "breakdown.parquet")["kind"].to_pylist() == [row["kind"] for row in rows]
     for row, line in zip(rows, lines[2:7], strict=True):
         assert f" {float(row['accuracy']):.3f}" in line
+
+
+def test_seeds_that_differ_are_told_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [
+        cell(
+            quality,
+            "1" * right + "0" * (60 - right),
+            keys=images(60),
+            seed=seed,
+            decoder=decoder,
+            preprocessing="none",
+        )
+        for seed, lost in ((0, 2), (1, 50))
+        for quality, right, decoder in ((None, 55, "cpu"), (None, 55, "cpu-fast"), (10, 55 - lost, "cpu-fast"))
+    ]
+    for made, is_told in ((cells, True), (cells[:3], False)):
+        (chain,) = breakdowns(evidence(*made))
+        _show(chain)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("where the 2 seeds differ, an interval is about other trainings") == is_told
 
 
 @pytest.mark.parametrize(
