@@ -339,7 +339,13 @@ def read_predictions(results_dir: Path) -> list[tuple[Condition, pa.Table]]:
     repeated = [item.name for item in CONDITION_SCHEMA if item.type == pa.string()]
     found: list[tuple[Condition, pa.Table]] = []
     for path in paths:
-        table = read_table(path, dictionaries=repeated)
+        try:
+            table = read_table(path, dictionaries=repeated)
+        except DataError as error:
+            raise DataError(
+                f"{path}: damaged; remove it, then run what made it again (limla evaluate, limla run or limla study "
+                "run), which computes only what is missing"
+            ) from error
         if table.num_rows == 0 or not set(CONDITION_SCHEMA.names) - ADDED.keys() <= set(table.column_names):
             raise DataError(f"{path}: not a prediction file of this version; remove it and evaluate again")
         table = _completed(table)

@@ -219,8 +219,20 @@ def _show(result: EvaluateResult) -> None:
     known = {metric for _, metric in rates}
     columns = [column for column in _COLUMNS if column in known or column != "targeted_success_rate"]
     has_defences = any(condition.defence_codec for condition in conditions)
+    has_seeds = len({condition.seed for condition in conditions}) > 1
     about = ("defence", "threat") if has_defences else ()
-    lines: list[tuple[str, ...]] = [("model (trained on)", "test", "attack", *about, "n", *columns, "images/s")]
+    lines: list[tuple[str, ...]] = [
+        (
+            "model (trained on)",
+            *(("seed",) if has_seeds else ()),
+            "test",
+            "attack",
+            *about,
+            "n",
+            *columns,
+            "images/s",
+        )
+    ]
     for cell in result.cells:
         condition = cell.condition
         test = (
@@ -230,6 +242,7 @@ def _show(result: EvaluateResult) -> None:
         lines.append(
             (
                 f"{condition.model} ({_training(condition)})",
+                *((str(condition.seed),) if has_seeds else ()),
                 test,
                 condition.attack if attacks[condition].is_none else attacks[condition].label,
                 *((_defence(condition), condition.threat) if has_defences else ()),

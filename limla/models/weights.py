@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import warnings
@@ -50,6 +51,11 @@ def read_file(path: Path) -> Any:
             f"{path}: refused, it holds {what}, and loading that could run code; "
             "save plain weights: torch.save(model.state_dict(), file)"
         ) from error
+    except OSError as error:
+        # torch seeks before the beginning of a file that was cut short
+        if error.errno != errno.EINVAL:
+            raise
+        raise DataError(f"{path}: damaged, cut short or not a file of torch.save") from error
     except (
         RuntimeError,
         EOFError,

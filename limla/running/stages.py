@@ -146,7 +146,9 @@ def placed(study: Study, stages: DatasetStages) -> tuple[TrainSettings, ...]:
         decides = content_id(decisive_settings(settings, model, manifests, 1, device_type))[:8]
         label = f"{settings.model.replace(':', '.')}-seed{settings.seed}-{names[number % len(names)]}-{decides}"
         folder = settings.output_dir / (f"{stages.dataset.label}-{label}" if several else label)
-        found.append(replace(settings, output_dir=folder))
+        # a condition that was renamed finds its model under the old name
+        there = sorted(settings.output_dir.glob(f"*-{decides}"))
+        found.append(replace(settings, output_dir=there[0] if there else folder))
     return tuple(found)
 
 

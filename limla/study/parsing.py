@@ -15,6 +15,7 @@ from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
 from limla.paths import AnyPath, is_url, open_folder
 from limla.plans import AttackPlan, DefencePlan, Parameter, parse_number, parse_value
+from limla.study.kinds import wrong_kind
 from limla.study.lines import EntryError, about_entry, line_of
 from limla.study.plan import (
     CodecPlan,
@@ -143,6 +144,9 @@ def _validated(plan: type[_Plan], entry: Any, path: Path_) -> _Plan:
     """A plan of plain values, through pydantic. Raises `EntryError` for the first problem."""
     from pydantic import TypeAdapter, ValidationError
 
+    if isinstance(entry, dict) and (wrong := wrong_kind(plan, entry)):
+        place = (*path, wrong[0])
+        raise EntryError(place, f"'{_dotted(place)}' is {entry[wrong[0]]!r}: expected {wrong[1]}")
     try:
         return TypeAdapter(plan).validate_python(entry)
     except ValidationError as error:

@@ -300,6 +300,7 @@ class Study:
             (("models",), self.models),
             (("seeds",), self.seeds),
             (("train",), [_train_key(condition) for condition in self.train]),
+            (("train",), [condition.name for condition in self.train if condition.name]),
             (("test",), self.test),
             (("evaluation", "attacked"), self.evaluation.attacked),
             (("evaluation", "defended"), self.evaluation.defended),
@@ -381,4 +382,4 @@ class Study:
 
 
 def _train_key(condition: TrainCondition) -> tuple[object, ...]:
-    return condition.name, frozenset(condition.on), condition.plan
+    return frozenset(condition.on), condition.plan

@@ -118,7 +118,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = write_predictions(tmp_path, CONDITION, ROWS)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DataError, match=rf"{path.name}: not a readable Parquet file"):
+    with pytest.raises(DataError, match=rf"{path.name}: damaged; remove it, then run"):
         read_predictions(tmp_path)
     with pytest.raises(DataError, match="missing"):
         read_table(tmp_path / "absent.parquet")

@@ -110,6 +110,23 @@ threats = ["static", "bpda"]
         ('name = "clean"', "on = [10, 10]", "line 7: a quality is named twice"),
         ('name = "clean"', "epoch = 1", "line 8: unknown entry 'train.0.epoch'; known: on, name, epochs"),
         ('name = "clean"', 'epochs = "many"', "line 8: 'train.0.epochs' is 'many'"),
+        ('name = "drawn"', 'name = "clean"', "train names an entry twice"),
+        ('name = "clean"', "epochs = true", "line 8: 'train.0.epochs' is True: expected a whole number"),
+        (
+            'output_dir = "out"',
+            'output_dir = "out"\nimage_size = true',
+            "line 2: 'image_size' is True: expected a whole",
+        ),
+        (
+            'output_dir = "out"',
+            'output_dir = "out"\nseeds = ["1"]',
+            "line 2: 'seeds' is ['1']: expected a list of whole",
+        ),
+        (
+            "qualities = [10, 50]\n[[train]]",
+            "qualities = [true]\n[[train]]",
+            "expected a list of whole numbers",
+        ),
         ('eps = "2/255"', 'eps = "2/0"', "line 13: '2/0' is not a number"),
         ('eps = "2/255"', 'alpha = "fast"', "line 13: 'fast' is not a number"),
         ('eps = "2/255"', f"eps = 1{'0' * 400}", "line 13: 1000"),
