@@ -7,6 +7,7 @@ different seeds are one subject.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,19 @@ from limla.results import Condition
 ORIGINALS = "originals"
 STANDARD, UNKNOWN = "standard", "unknown"
 _Base = tuple[str, str, str, str, str, str]
+_SPELLINGS = {
+    "fgsm": "FGSM",
+    "mifgsm": "MI-FGSM",
+    "pgd": "PGD",
+    "cw": "CW",
+    "autoattack": "AutoAttack",
+    "square": "Square",
+    "uniform-noise": "uniform noise",
+    "gaussian-noise": "Gaussian noise",
+}
+"""Attack → as the papers write it; an attack of someone's own is shown by its name."""
+_NUMBERED = ("pgd", "mifgsm")
+"""Attacks whose name the papers give with the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack with its settings; `label` reads "PGD-10, ε = 8/255", "targeted PGD-10, ε = 8/255"."""
+    """An attack with its settings; `label` reads "PGD-10, ε = 8/255", "targeted PGD-10 (L2), ε = 0.5"."""
 
     attack: str
     norm: str
@@ -134,7 +148,21 @@ def train_text(train_codec: str, train_quality: str, train_method: str = STANDAR
     if train_quality == UNKNOWN:
         return "unknown training"
     images = ORIGINALS if train_quality == "source" else f"{train_codec} q{train_quality}"
-    return images if train_method == STANDARD else f"{images}, {train_method}"
+    return images if train_method == STANDARD else f"{images}, {method_text(train_method)}"
+
+
+def method_text(train_method: str) -> str:
+    """A `train_method` for readers: long decimals as a multiple of 1/255, or with four digits."""
+    return re.sub(r"(?<==)\d*\.\d+(?:e-?\d+)?(?![\w./])", lambda found: _short(found[0]), train_method)
+
+
+def _short(number: str) -> str:
+    value = float(number)
+    if float(f"{value:.4g}") == value:
+        return number
+    levels = f"{value * 255:.4g}"
+    is_exact = abs(float(levels) - value * 255) < 1e-6 and float(levels) >= 0.1
+    return f"{levels}/255" if is_exact else f"{value:.4g}"
 
 
 def _subject_labels(keys: Sequence[tuple[str, ...]]) -> list[str]:
@@ -176,10 +204,13 @@ def attacks_of(conditions: Sequence[Condition]) -> dict[Condition, Attack]:
 
 
 def _attack_label(key: tuple[str, str, float, str]) -> str:
-    attack, _, eps, settings = key
+    attack, norm, eps, settings = key
     parameters = _settings(settings)
-    steps = parameters.get("steps")
-    name = f"{attack.upper()}-{steps}" if steps is not None else attack.upper()
+    name, steps = _SPELLINGS.get(attack, attack), parameters.get("steps")
+    if steps is not None and (attack in _NUMBERED or attack not in _SPELLINGS):
+        name += f"-{steps}"
+    if norm not in ("linf", ""):
+        name += f" ({norm.upper()})"
     if parameters.get("target"):
         name = f"targeted {name}"
     return f"{name}, ε = {eps_text(eps)}"
@@ -254,8 +285,8 @@ def of_one_version(
     if changed:
         names = ", ".join(variant_text(variant) for variant in sorted(changed, key=quality_order))
         notes.append(
-            f"The shards of {names} have changed since they were evaluated: rate and PSNR below are those of the "
-            "shards at hand, accuracy that of the earlier ones."
+            f"The shards of {names} have changed since they were evaluated: what is told of files, such as bits per "
+            "pixel, is that of the shards at hand, accuracy that of the earlier ones."
         )
     kept = [cell for cell in conditions if wanted[cell.test_codec, cell.test_quality] == cell.data_id]
     if len(kept) < len(conditions):

@@ -203,7 +203,9 @@ def eps_curves(section: Section, name: str) -> Panels | None:
             if not traces:
                 continue
             ticks = sorted({(attack.eps, eps_text(attack.eps)) for attack in attacks} | {(0.0, "0")})
-            title = f"{attack_name} ({norm or 'no norm'}), {panel_title(section, subject)}"
+            # every other norm is part of the attack's name
+            told = f" ({norm or 'no norm'})" if norm in ("linf", "") else ""
+            title = f"{attack_name}{told}, {panel_title(section, subject)}"
             x_axis = linear("ε of the attack", ticks)
             label = f"{title}: robust accuracy against the size of the attack"
             plots.append(plot(f"{name}-{len(plots)}", traces, x_axis, percent(), label, title=title))

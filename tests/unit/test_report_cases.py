@@ -40,7 +40,7 @@ def test_hostile_model_and_attack_names(tmp_path: Path) -> None:
     assert "onerror=alert(1)" in "".join(reader.text)
     drawn = plots_of(tmp_path / "r.html")["s1-quality-0"]["data"]
     # plotly reads tags and entities in its texts
-    assert {trace["name"] for trace in drawn if "name" in trace} == {"&lt;B&gt;$X$, ε = 0.1"}
+    assert {trace["name"] for trace in drawn if "name" in trace} == {"&lt;b&gt;$x$, ε = 0.1"}
 
 
 @pytest.mark.parametrize(
