@@ -275,8 +275,10 @@ def _show_masking(tables: list[tuple[Condition, pa.Table]]) -> None:
 
 def _training(condition: Condition) -> str:
     """ "source", "1+10", "source, pgd linf eps=8/255 steps=7 alpha=2/255"."""
+    from limla.analysis.subjects import method_text
+
     method = condition.train_method
-    return condition.train_quality + ("" if method == "standard" else f", {method}")
+    return condition.train_quality + ("" if method == "standard" else f", {method_text(method)}")
 
 
 def _defence(condition: Condition) -> str:

@@ -233,7 +233,7 @@ def test_errors_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     damaged = runner.invoke(limla, command)
     assert (damaged.exit_code, len(damaged.stderr.splitlines())) == (2, 1)
-    assert "not a readable Parquet file" in damaged.stderr
+    assert ".parquet: damaged; remove it" in damaged.stderr
     assert not output.exists()
 
 
