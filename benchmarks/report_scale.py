@@ -124,7 +124,7 @@ def _write_rows(
             manifest = read_manifest(data / variant_name(SOURCE if quality is None else "jpeg", quality))
             for attack in _ATTACKS:
                 condition = _condition(data.name, manifest.data_id("test"), training, quality, attack)
-                share = (0.85 - 0.3 / (1 + (quality or 100) / 10)) * (1 - 120 * attack[1]) ** 2
+                share = (0.85 - 0.3 / (1 + (quality or 100) / 10)) * np.exp(-120 * attack[1])
                 noise = generator.normal(0, 0.05, rows)
                 correct = hardness + noise < share
                 wrong = (labels + 1 + generator.integers(num_classes - 1, size=rows)) % num_classes
