@@ -89,7 +89,7 @@ def _show(chain: Breakdown) -> None:
         click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
     if any(change.is_short_of_seeds for change in (total, *(step.change for step in chain.steps)) if change):
         click.echo(
-            f"where the {seeds} differ, an interval is about other trainings and very wide: more seeds narrow it, more "
+            f"where the {seeds} differ, an interval is about other trainings and wide: more seeds narrow it, more "
             "images do not"
         )
 

@@ -332,8 +332,8 @@ def _few_seeds(rows: Sequence[Comparison]) -> list[str]:
     seeds = " or ".join(map(str, sorted(set(short))))
     return [
         f"{len(short)} of {_count(len(rows), 'comparison')} {'rests' if len(short) == 1 else 'rest'} on {seeds} seeds "
-        "that differ: the interval is then about other trainings, and very wide; more seeds narrow it, more images do "
-        "not."
+        f"that differ: the interval is then about other trainings, and {'very ' if 2 in short else ''}wide; more seeds "
+        "narrow it, more images do not."
     ]
 
 

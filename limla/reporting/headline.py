@@ -166,7 +166,7 @@ def _attack_sentences(section: Section, subject: Subject, attack: Attack) -> lis
     if not known:
         return []
     best, reference = known[-1]
-    text = f"{attack.label}, leaves {percent(reference)} correct {_at(section, best)}"
+    text = f"{attack.label[:1].upper()}{attack.label[1:]}, leaves {percent(reference)} correct {_at(section, best)}"
     if len(known) == 1:
         return [f"{text}."]
     others = known[-2::-1]

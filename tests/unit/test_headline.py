@@ -123,3 +123,8 @@ def test_two_models_that_limla_did_not_train_are_each_told() -> None:
     text = " ".join(headline(section))
     assert "net · c1 is right on 90.0% [87.0, 93.0]" in text
     assert "net · c2 is right on 10.0% [7.0, 13.0]" in text
+
+
+def test_a_sentence_begins_with_a_capital() -> None:
+    noise = Attack("uniform-noise", "linf", 0.03, "{}", "uniform noise, ε = 0.03")
+    assert "Uniform noise, ε = 0.03, leaves 50.0%" in said(noise, source=HALF)

@@ -105,6 +105,11 @@ def test_few_seeds_that_differ_are_told() -> None:
         "1 of 2 comparisons rests on 2 seeds that differ: the interval is then about other trainings, and very wide; "
         "more seeds narrow it, more images do not."
     ) in said(found(*cells), title)
+    third = [cell(first(90, 100), seed=2), cell(first(60, 100), quality=10, seed=2)]
+    assert (
+        "rests on 3 seeds that differ: the interval is then about other trainings, and wide; more"
+        in " ".join(said(found(*cells, *third), title))
+    )
     assert "seeds that differ" not in " ".join(said(found(*cells[:4]), title))
     assert "seeds that differ" not in " ".join(said(found(clean(900), clean(800, 10)), title))
 
