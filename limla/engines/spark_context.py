@@ -141,6 +141,8 @@ def _log_quietly() -> None:
     logger.propagate = False
     logging.getLogger().addFilter(_NotOfPy4j(handler))
     warnings.filterwarnings("ignore", "Unable to cleanly shutdown Spark JVM process", RuntimeWarning)
+    # limla gives Spark no pandas frames
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
 
 
 class _NotOfPy4j(logging.Filter):

@@ -87,7 +87,7 @@ def test_a_checkpoint_is_used_by_hand_on_another_quality(study_file: Path) -> No
     folder = study_file.parent
     if not (folder / "out" / "models").exists():
         assert type_in("run", study_file).exit_code == 0
-    checkpoint = folder / "out" / "models" / "compact-seed0-source" / "best.pt"
+    (checkpoint,) = (folder / "out" / "models").glob("compact-seed0-source-*/best.pt")
     data_dir = folder / "shards" / "calibration"
     done = type_in("reencode", data_dir, "--quality", "20", "--measure", "none")
     assert done.exit_code == 0, done.output

@@ -334,7 +334,8 @@ def test_a_study_refuses_a_url_for_what_is_local(tmp_path: Path) -> None:
 
     study = tmp_path / "study.toml"
     study.write_text('data_dir = "s3://bucket/flowers"\noutput_dir = "out"\n', encoding="utf-8")
-    assert str(read_settings(study)["data_dir"]) == "s3://bucket/flowers"
+    settings, _ = read_settings(study)
+    assert str(settings["data_dir"]) == "s3://bucket/flowers"
     for name in ("output_dir", "raw"):
         study.write_text(f'{name} = "{URL}"\n', encoding="utf-8")
         with pytest.raises(SettingsError, match=f"{name} is the URL {URL}, and only shards"):
