@@ -121,6 +121,8 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
     check_parameters_used(names, options["eps"], options["steps"], options["alpha"])
     if options["threat"] is not None and not options["defences"]:
         raise SettingsError("--threat is given, but no --defence: name one, as in --defence jpeg:10,50")
+    if options["threat"] is not None and {plan.name for plan in attacks} <= {"none"}:
+        raise SettingsError("--threat is given, but no attack: name one, as in --attack pgd --eps 1/255")
     threats = tuple(name.strip() for name in (options["threat"] or "static").split(","))
     defences = tuple(plan for text in options["defences"] for plan in parse_defences(text, threats))
     codec = CODECS.check(options["codec"])

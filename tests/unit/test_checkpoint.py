@@ -101,10 +101,12 @@ def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.03, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "best.pt"
     save_checkpoint(path, build_model("compact", 3), ModelInfo("compact", 3, NAMES, PREPROCESSING))
-    path.write_bytes(path.read_bytes()[:-2000])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"best\.pt: damaged"):
         load_checkpoint(path)
 

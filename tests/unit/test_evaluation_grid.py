@@ -52,11 +52,14 @@ def test_a_threat_model_named_twice_is_refused() -> None:
         DefencePlan("jpeg", (50,), ("bpda", "bpda"))
 
 
-def test_a_threat_model_without_a_defence_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "missing"), [(["--attack", "fgsm"], "no --defence"), (["--defence", "jpeg:10"], "no attack")]
+)
+def test_a_threat_model_of_nothing_is_refused(tmp_path: Path, options: list[str], missing: str) -> None:
     words = ["evaluate", "--checkpoint", "best.pt", "--data-dir", tmp_path, "--output-dir", tmp_path / "out"]
-    done = CliRunner().invoke(limla, [*map(str, words), "--attack", "fgsm", "--threat", "bpda"])
+    done = CliRunner().invoke(limla, [*map(str, words), *options, "--threat", "bpda"])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "--threat is given, but no --defence" in done.stderr
+    assert f"--threat is given, but {missing}" in done.stderr
 
 
 def test_the_table_tells_models_trained_in_other_ways_apart() -> None:
