@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from limla.loaders.base import LoaderSettings, open_loader
     from limla.models.checkpoint import load_checkpoint
     from limla.packing import PackSettings, pack
+    from limla.plans import AttackPlan, DefencePlan
     from limla.reencoding import ReencodeSettings, reencode
     from limla.reporting import report
     from limla.running import run
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from limla.types import Batch, Preprocessing
 
 _HOMES = {
+    "AttackPlan": "limla.plans",
     "Batch": "limla.types",
+    "DefencePlan": "limla.plans",
     "EvaluateSettings": "limla.evaluation",
     "LimlaError": "limla.errors",
     "LoaderSettings": "limla.loaders.base",
@@ -47,7 +50,9 @@ _HOMES = {
     "train": "limla.training",
 }
 __all__ = [
+    "AttackPlan",
     "Batch",
+    "DefencePlan",
     "EvaluateSettings",
     "LimlaError",
     "LoaderSettings",

@@ -1,7 +1,7 @@
 """A study: one grid of datasets, codecs, training conditions, attacks and defences, checked before any work starts."""
 
 from limla.study.lines import EntryError, about_entry
-from limla.study.parsing import StudyFile, read_settings, read_study, study_from
+from limla.study.parsing import StudyFile, study_from
 from limla.study.plan import (
     CodecPlan,
     DatasetPlan,
@@ -11,6 +11,7 @@ from limla.study.plan import (
     TrainCondition,
     TrainingPlan,
 )
+from limla.study.reading import read_settings, read_study
 
 __all__ = [
     "CodecPlan",

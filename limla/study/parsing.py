@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from limla.errors import LimlaError, SettingsError
 from limla.manifest import SOURCE
-from limla.paths import AnyPath, is_url, open_folder
 from limla.plans import AttackPlan, DefencePlan, Parameter, parse_number, parse_value
 from limla.study.kinds import wrong_kind
 from limla.study.lines import EntryError, about_entry, line_of
@@ -28,10 +24,12 @@ from limla.study.plan import (
     Variant,
 )
 
-Path_ = tuple[str | int, ...]
+EntryPath = tuple[str | int, ...]
+"""Names of tables and keys, and places in arrays."""
 _Plan = TypeVar("_Plan")
 _QUALITY = re.compile(r"[0-9]{1,9}")
-_ONE_DATASET = ("data_dir", "raw")
+ONE_DATASET = ("data_dir", "raw")
+"""Entries that describe one dataset at the top level, or in a table of `datasets`."""
 _ONE_CODEC = ("codec", "qualities", "subsampling")
 _KNOWN = (
     *("data_dir", "output_dir", "raw", "datasets", *_ONE_CODEC, "codecs"),
@@ -85,8 +83,8 @@ def study_from(settings: dict[str, Any], where: str | StudyFile) -> Study:
 
 def _expanded(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with short forms written out, and lists of tables as plans."""
-    found = {name: value for name, value in settings.items() if name not in (*_ONE_DATASET, *_ONE_CODEC)}
-    found["datasets"] = _one_or_many(settings, "datasets", _ONE_DATASET, DatasetPlan)
+    found = {name: value for name, value in settings.items() if name not in (*ONE_DATASET, *_ONE_CODEC)}
+    found["datasets"] = _one_or_many(settings, "datasets", ONE_DATASET, DatasetPlan)
     if not found["datasets"]:
         raise EntryError((), "'data_dir' is missing: add it, or 'raw' with a folder of photos")
     found["codecs"] = _one_or_many(settings, "codecs", _ONE_CODEC, CodecPlan) or (CodecPlan(),)
@@ -130,7 +128,7 @@ def _one_or_many(
     return tuple(_validated(plan, entry, (many, place)) for place, entry in enumerate(tables))
 
 
-def _list(settings: dict[str, Any], name: str, path: Path_ = ()) -> list[Any]:
+def _list(settings: dict[str, Any], name: str, path: EntryPath = ()) -> list[Any]:
     """The list `name` of a table, which stands at `path`; [] where it is missing."""
     entries = settings.get(name, [])
     if not isinstance(entries, list | tuple):
@@ -140,7 +138,7 @@ def _list(settings: dict[str, Any], name: str, path: Path_ = ()) -> list[Any]:
     return list(entries)
 
 
-def _validated(plan: type[_Plan], entry: Any, path: Path_) -> _Plan:
+def _validated(plan: type[_Plan], entry: Any, path: EntryPath) -> _Plan:
     """A plan of plain values, through pydantic. Raises `EntryError` for the first problem."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -153,7 +151,7 @@ def _validated(plan: type[_Plan], entry: Any, path: Path_) -> _Plan:
         raise _first_problem(error.errors(), plan, path) from error
 
 
-def _first_problem(problems: Sequence[Any], plan: type, path: Path_) -> EntryError:
+def _first_problem(problems: Sequence[Any], plan: type, path: EntryPath) -> EntryError:
     problem = problems[0]
     # a union reports each member it tried ("measure.int"): the entry's own name and number are what the user wrote
     members = ("int", "literal[", "tuple[", "function-", "str")
@@ -178,7 +176,7 @@ def _first_problem(problems: Sequence[Any], plan: type, path: Path_) -> EntryErr
     return EntryError(place, f"'{name}' is {problem['input']!r}: {message}")
 
 
-def _variant(entry: Any, path: Path_, codecs: Sequence[str]) -> Variant:
+def _variant(entry: Any, path: EntryPath, codecs: Sequence[str]) -> Variant:
     """ "source", 10, or "webp:10"."""
     if entry == SOURCE:
         return SOURCE, None
@@ -195,7 +193,9 @@ def _variant(entry: Any, path: Path_, codecs: Sequence[str]) -> Variant:
     )
 
 
-def _train_condition(entry: Any, path: Path_, training: TrainingPlan, codecs: Sequence[str]) -> TrainCondition:
+def _train_condition(
+    entry: Any, path: EntryPath, training: TrainingPlan, codecs: Sequence[str]
+) -> TrainCondition:
     table = dict(entry) if isinstance(entry, dict) else {"on": entry}
     on, name = table.pop("on", SOURCE), table.pop("name", "")
     if not isinstance(name, str):
@@ -215,7 +215,7 @@ def _train_condition(entry: Any, path: Path_, training: TrainingPlan, codecs: Se
 
 def _evaluation(evaluation: dict[str, Any], codecs: Sequence[str]) -> dict[str, Any]:
     found = dict(evaluation)
-    path: Path_ = ("evaluation",)
+    path: EntryPath = ("evaluation",)
     with about_entry(*path, "eps"):
         if "eps" in evaluation:
             found["eps"] = tuple(map(parse_number, _as_list(evaluation["eps"])))
@@ -282,7 +282,7 @@ def _check_parameters(plans: Sequence[AttackPlan]) -> None:
         build_attack(plan.name, {**shared, **given})
 
 
-def _defences(entries: Sequence[Any], path: Path_, codecs: Sequence[str]) -> tuple[DefencePlan, ...]:
+def _defences(entries: Sequence[Any], path: EntryPath, codecs: Sequence[str]) -> tuple[DefencePlan, ...]:
     """Tables { codec, qualities, threats, random }; entries about one defence are put together."""
     found: dict[tuple[str, tuple[int, ...]], DefencePlan] = {}
     known = ("codec", "qualities", "threats", "random")
@@ -320,85 +320,5 @@ def _defence_plans(entry: dict[str, Any], codecs: Sequence[str]) -> list[Defence
     return [DefencePlan(codec, numbers, tuple(threats)) for numbers in chosen]
 
 
-def _dotted(path: Path_) -> str:
+def _dotted(path: EntryPath) -> str:
     return ".".join(map(str, path))
-
-
-def read_settings(path: Path) -> tuple[dict[str, Any], StudyFile]:
-    """The entries of a study's TOML file; relative paths in it (also of weights) are relative to the file's folder.
-
-    Raises `SettingsError` for a file that is missing or is not TOML.
-    """
-    try:
-        # some editors begin a file with a byte order mark, which TOML does not know
-        text = path.read_text(encoding="utf-8-sig")
-        settings = tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise SettingsError(f"{path}: a folder; name a TOML file") from error
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from error
-    file = StudyFile(str(path), text)
-    with file.naming_lines():
-        settings = _placed(path, settings, ("data_dir", "output_dir", "raw"), ())
-        for name, change in (("datasets", _with_folders), ("train", _with_weights)):
-            if isinstance(entries := settings.get(name), list):
-                settings[name] = [change(path, entry, (name, place)) for place, entry in enumerate(entries)]
-        if "training" in settings:
-            settings["training"] = _with_weights(path, settings["training"], ("training",))
-    return settings, file
-
-
-def _with_folders(study_file: Path, table: Any, path: Path_) -> Any:
-    return _placed(study_file, table, _ONE_DATASET, path)
-
-
-def _placed(study_file: Path, table: Any, names: Sequence[str], path: Path_) -> Any:
-    if not isinstance(table, dict):
-        return table
-    found = dict(table)
-    for name in names:
-        if isinstance(text := table.get(name), str):
-            with about_entry(*path, name):
-                found[name] = _place(study_file, name, text)
-    return found
-
-
-def _with_weights(study_file: Path, table: Any, path: Path_) -> Any:
-    weights = table.get("weights") if isinstance(table, dict) else None
-    if not isinstance(weights, str) or weights in ("none", "imagenet"):
-        return table
-    with about_entry(*path, "weights"):
-        return {**table, "weights": str(_beside(study_file, weights))}
-
-
-def _place(study_file: Path, name: str, text: str) -> AnyPath:
-    """The folder that an entry names; only the shards' may be a URL."""
-    if not is_url(text):
-        return _beside(study_file, text)
-    if name != "data_dir":
-        raise SettingsError(
-            f"{name} is the URL {text}, and only shards (data_dir) may lie in an object store: give a local path"
-        )
-    return open_folder(text)
-
-
-def _beside(study_file: Path, name: str) -> Path:
-    """A path in a study file; "../out" beside "tools/study.toml" is shown as "out"."""
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError as error:
-        raise SettingsError(f"{name!r}: no such user's home folder; write the path in full") from error
-    if "\0" in name:
-        raise SettingsError(f"{name!r} holds a null character, which no path can")
-    return Path(os.path.normpath(study_file.parent / path))
-
-
-def read_study(path: Path) -> Study:
-    """Read a study from a TOML file (see `read_settings`).
-
-    Raises `SettingsError` for a file that cannot be read or asks for what does not exist, naming the line.
-    """
-    settings, file = read_settings(path)
-    return study_from(settings, file)
