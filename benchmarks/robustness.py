@@ -22,14 +22,13 @@ from typing import Any
 import click
 
 from limla.analysis.comparisons import Comparison
-from limla.analysis.defence_table import DefenceRow
 from limla.analysis.encodings import read_data_folders
 from limla.analysis.limits import sentence
 from limla.analysis.pairs import collect
 from limla.benchmarking.machine import describe_machine
 from limla.files import write_json
 from limla.manifest import read_manifest
-from limla.reporting.analysed import Analysed, analyse
+from limla.reporting.analysed import analyse
 from limla.reporting.findings import topics
 from limla.results import PREDICTIONS, read_predictions
 from limla.running import study_status
@@ -67,10 +66,6 @@ def _num_cells(study: Study) -> int:
     return sum(1 for _ in (study.results_dir / PREDICTIONS).glob("*.parquet"))
 
 
-def _plain(row: DefenceRow) -> dict[str, Any]:
-    return dataclasses.asdict(row)
-
-
 def _comparison(row: Comparison) -> dict[str, Any]:
     result = dataclasses.asdict(row.result)
     return {
@@ -85,7 +80,7 @@ def _comparison(row: Comparison) -> dict[str, Any]:
     }
 
 
-def _found(study: Study) -> tuple[dict[str, Any], Analysed]:
+def _found(study: Study) -> dict[str, Any]:
     data = read_data_folders([study.data_dir(dataset) for dataset in study.datasets])
     (evidence,) = collect(read_predictions(study.results_dir), data)
     found = analyse(evidence, study.margin / 100)
@@ -93,14 +88,14 @@ def _found(study: Study) -> tuple[dict[str, Any], Analysed]:
     return {
         "rates_bpp": {f"{codec}:{quality}": evidence.rate_bpp((codec, quality)) for codec, quality in variants},
         "limits": [sentence(row) for row in found.limits],
-        "defences": [_plain(row) for row in found.defences],
+        "defences": [dataclasses.asdict(row) for row in found.defences],
         "comparisons": [_comparison(row) for row in found.of_kind("quality", "training", "attack")],
         "checks": [
             {name: getattr(check, name) for name in ("name", "subject", "defence", "verdict", "sentence")}
             for check in found.checks
         ],
         "findings": {topic.title: [item.text for item in topic.findings] for topic in topics(found)},
-    }, found
+    }
 
 
 def _model_seconds(study: Study) -> float:
@@ -131,7 +126,6 @@ def main(study_file: Path, kill_at_cells: int, collect: bool, output: Path) -> N
     if study_status(study).cells.num_left:
         raise click.UsageError("the study did not end: see above, and run this again")
     manifest = read_manifest(study.data_dir(study.datasets[0]) / "source")
-    numbers, _ = _found(study)
     write_json(
         output,
         {
@@ -149,7 +143,7 @@ def main(study_file: Path, kill_at_cells: int, collect: bool, output: Path) -> N
             ],
             "seconds_training": _model_seconds(study),
             "seconds_attacks_and_models": _cell_seconds(study),
-            **numbers,
+            **_found(study),
         },
     )
     click.echo(f"written: {output}")

@@ -301,7 +301,7 @@ def planned_conditions(settings: EvaluateSettings, checkpoint: Path) -> list[Con
 
     Raises a `LimlaError` for a checkpoint or variants that cannot be read.
     """
-    info, _, _ = read_checkpoint(checkpoint)
+    info, model_id = read_checkpoint(checkpoint)[0], checkpoint_id(checkpoint)
     device = str(choose_device(settings.device))
     loader_settings = LoaderSettings(
         info.preprocessing,
@@ -315,7 +315,7 @@ def planned_conditions(settings: EvaluateSettings, checkpoint: Path) -> list[Con
     for inputs in inputs_of(settings, read_variants(settings)):
         with closing(inputs.open(settings, loader_settings)) as streams:
             found += [
-                _condition(settings, info, checkpoint_id(checkpoint), inputs.manifest, plan, origin)
+                _condition(settings, info, model_id, inputs.manifest, plan, origin)
                 for origin in streams.origins
                 for plan in plans
             ]
