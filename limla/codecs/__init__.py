@@ -1,23 +1,102 @@
-"""Codecs: bytes ↔ pixels. One file each, and one line in `limla.registry.CODECS`."""
+"""Codecs: bytes ↔ pixels. One file each, and one line in `limla.registry.CODECS`.
+
+A codec is asked for by a text, as the command line and study files write it: "jpeg", "jpeg:subsampling=444",
+"autoencoder:weights=codec.bin", and with "-bpp" after the name for one whose quality is a rate: see
+`limla.codecs.matching`.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
+from typing import Any
 
-from limla.codecs.base import Codec
+from limla.codecs.base import Codec, QualityScale
+from limla.codecs.matching import BPP, RATE_SCALE, RateMatched
 from limla.errors import SettingsError
 from limla.registry import CODECS
 
+_WORDS = {"true": True, "false": False}
 
-def build_codec(name: str, **knobs: str | int | bool) -> Codec:
-    """The codec of that name with its pinned knobs, e.g. `build_codec("jpeg", subsampling="420")`.
+
+def codec_name(text: str) -> str:
+    """The name in a codec's text, which folders and rows have: "jpeg" of "jpeg:subsampling=444".
+
+    Raises `UnknownNameError` for a name no catalogue lists.
+    """
+    name = text.partition(":")[0].strip()
+    CODECS.check(name.removesuffix(BPP))
+    return name
+
+
+def codec_scale(text: str) -> QualityScale:
+    """The scale of the qualities of a codec's text; raises as `codec_name`, and where the codec is not installed."""
+    name = codec_name(text)
+    return RATE_SCALE if name.endswith(BPP) else CODECS.load(name).scale
+
+
+def build_codec(text: str, **knobs: str | int | bool) -> Codec:
+    """The codec of a text, with more of its knobs: `build_codec("jpeg", subsampling="420")`.
 
     Raises `UnknownNameError` for a name no catalogue lists, and `SettingsError` for a knob the codec does not
-    have or a value it does not know.
+    have, one given twice, or a value it does not know.
     """
-    plug = CODECS.load(name)
-    known = list(inspect.signature(plug).parameters)
-    for knob in knobs:
-        if knob not in known:
-            raise SettingsError(f"codec '{name}' has no setting '{knob}'; known: {', '.join(known) or 'none'}")
-    return plug(**knobs)
+    name = codec_name(text)
+    plug = CODECS.load(name.removesuffix(BPP))
+    types = _knob_types(plug)
+    found: dict[str, str | int | bool] = {}
+    for part in filter(None, text.partition(":")[2].split(",")):
+        knob, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not knob or not value:
+            raise SettingsError(f"codec '{text}': '{part}' is not knob=value; write jpeg:subsampling=444")
+        if knob in found:
+            raise SettingsError(f"codec '{text}': {knob} is given twice")
+        found[knob] = _value(text, knob, value, types.get(knob, str))
+    for knob, value in knobs.items():
+        if found.setdefault(knob, value) != value:
+            raise SettingsError(f"codec '{text}': {knob} is {found[knob]} there, and {value} was asked for too")
+    for knob in found:
+        if knob not in types:
+            known = ", ".join(types) or "none"
+            raise SettingsError(f"codec '{name}' has no setting '{knob}'; known: {known}")
+    codec = plug(**found)
+    return RateMatched(codec) if name.endswith(BPP) else codec
+
+
+@functools.lru_cache(maxsize=256)
+def codec_label(text: str) -> str:
+    """A codec's text as rows record it: its name, and the knobs that are not the codec's own choice.
+
+    Weights are named by their contents, so equal labels are equal codecs: "jpeg", "jpeg:subsampling=444",
+    "autoencoder:weights=0f3c…". Raises as `build_codec`.
+    """
+    codec, name = build_codec(text), codec_name(text)
+    settings = codec.settings()
+    changed = [
+        f"{knob}={settings[knob]}".lower() if isinstance(settings[knob], bool) else f"{knob}={settings[knob]}"
+        for knob, default in _knob_defaults(CODECS.load(name.removesuffix(BPP))).items()
+        if settings[knob] != default
+    ]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def _value(text: str, knob: str, value: str, wanted: Any) -> str | int | bool:
+    """A knob's value as its argument is annotated."""
+    try:
+        if wanted is bool:
+            return _WORDS[value.lower()]
+        return int(value) if wanted is int else value
+    except (KeyError, ValueError) as error:
+        what = "true or false" if wanted is bool else "a whole number"
+        raise SettingsError(f"codec '{text}': {knob} is '{value}'; write {what}") from error
+
+
+def _knob_types(plug: Any) -> dict[str, Any]:
+    return {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(plug, eval_str=True).parameters.items()
+    }
+
+
+def _knob_defaults(plug: Any) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(plug).parameters.items()}

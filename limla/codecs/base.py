@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from limla.errors import SettingsError
+import numpy as np
+
+from limla.errors import DataError, SettingsError
 from limla.types import Image
+
+MAX_PIXELS = 178_956_970
+"""The most pixels of an image that is decoded, half a gigabyte as RGB: where Pillow, too, speaks of a decompression
+bomb. A header that says more is refused before anything is allocated for it."""
 
 
 @dataclass(frozen=True)
@@ -33,24 +39,46 @@ class QualityScale:
             )
         return quality
 
+    def from_worst(self) -> range:
+        """Every allowed number, from the worst image to the best."""
+        numbers = range(self.lowest, self.highest + 1)
+        return numbers if self.higher_is_better else numbers[::-1]
+
 
 class Codec(Protocol):
-    """Bytes ↔ pixels. Knows numpy, nothing of torch; thread-safe; equal input gives equal bytes."""
+    """Bytes ↔ pixels. Knows numpy, nothing of torch; thread-safe; picklable; equal input gives equal bytes.
 
-    name: ClassVar[str]
-    extension: ClassVar[str]
-    scale: ClassVar[QualityScale]
+    In a plug these three are plain class attributes.
+    """
+
+    @property
+    def name(self) -> str:
+        """In the catalogue: lower-case letters and digits, with "-" between."""
+        ...
+
+    @property
+    def extension(self) -> str:
+        """Of its files and shard members; "laff" for those in limla's own container, whose header names the codec."""
+        ...
+
+    @property
+    def scale(self) -> QualityScale:
+        """Of its qualities."""
+        ...
 
     def encode(self, image: Image, quality: int) -> bytes:
         """Encode an (H, W, 3) uint8 sRGB image. Raises `SettingsError` for a quality outside `scale`."""
         ...
 
     def decode(self, data: bytes | memoryview) -> Image:
-        """Decode to a new, writable (H, W, 3) uint8 sRGB array. Raises `DataError` for damaged data."""
+        """Decode to a new, writable (H, W, 3) uint8 sRGB array.
+
+        Raises `DataError` for damaged data, and for an image of more than `MAX_PIXELS`.
+        """
         ...
 
     def settings(self) -> dict[str, str | int | bool]:
-        """Every pinned knob but the quality: what decides the bytes."""
+        """Every pinned knob but the quality: what decides the bytes. A knob has the name of its argument."""
         ...
 
     def version(self) -> str:
@@ -67,8 +95,76 @@ class SharedEncoder(Protocol):
         ...
 
 
+class Prefix(NamedTuple):
+    """What the beginning of a progressive file holds.
+
+    Attributes:
+        image: (H, W, 3) uint8, as good as the bytes that are there allow.
+        held, whole: how far it goes, of what the whole file says: the ranks of an SVD.
+    """
+
+    image: Image
+    held: int
+    whole: int
+
+
+@runtime_checkable
+class Progressive(Protocol):
+    """What a codec may offer besides: the beginning of its file is a coarser image."""
+
+    def decode_prefix(self, data: bytes | memoryview) -> Prefix:
+        """Decode a file that may have been cut off.
+
+        Raises `DataError` where not even the coarsest image is there, or what is there is damaged.
+        """
+        ...
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """A codec that was trained: what it writes can be read with the same weights alone.
+
+    Its knob `weights` is the path of a file. A folder of shards holds a copy of it, `WEIGHTS`.
+    """
+
+    def weights_bytes(self) -> bytes:
+        """The contents of the weights file."""
+        ...
+
+    @classmethod
+    def from_weights(cls, data: bytes) -> Any:
+        """The codec from the contents of a weights file; raises `DataError` for anything else."""
+        ...
+
+
+WEIGHTS = "codec-weights.bin"
+"""The copy of a learned codec's weights in a folder of what it wrote."""
+
+
 def encode_each(codec: Codec, image: Image, qualities: Sequence[int]) -> list[bytes]:
     """`image` at each quality, in order; the work in common is done once where the codec knows how."""
     if isinstance(codec, SharedEncoder):
         return codec.encode_each(image, qualities)
     return [codec.encode(image, quality) for quality in qualities]
+
+
+def check_image(image: Image, codec: str, longest: int) -> None:
+    """Raise unless `image` is (H, W, 3) uint8 with sides of 1 to `longest` pixels, `MAX_PIXELS` at most.
+
+    `ValueError` for what is no image; `SettingsError` naming the codec for one that is too large for it.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"need an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
+    height, width = image.shape[:2]
+    if max(height, width) > longest:
+        raise SettingsError(f"a side of {max(height, width)} pixels is too long for {codec}: at most {longest}")
+    if height * width > MAX_PIXELS:
+        raise SettingsError(f"{height} × {width} pixels are too many: at most {MAX_PIXELS}")
+
+
+def check_decoded_size(height: int, width: int) -> None:
+    """Raise `DataError` unless a header's numbers are the sides of an image of at most `MAX_PIXELS`."""
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
+        raise DataError(
+            f"its header says {height} × {width} pixels; an image has at least 1 and at most {MAX_PIXELS}"
+        )

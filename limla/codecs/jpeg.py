@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 
 from limla.codecs import ycbcr
-from limla.codecs.base import QualityScale
+from limla.codecs.base import QualityScale, check_decoded_size, check_image
 from limla.errors import DataError, SettingsError
 from limla.types import Image
 
@@ -26,10 +26,15 @@ def decode_jpeg(data: bytes | memoryview, fast: bool = False) -> Image:
     """Decode to (H, W, 3) uint8 RGB: accurate DCT, smooth ("fancy") chroma upsampling; gray is repeated.
 
     Bit for bit what Pillow and DALI on the CPU give. EXIF orientation is not applied (packing did that).
-    `fast`: libjpeg-turbo's fast DCT, chroma repeated. Raises `DataError` for damaged or truncated data.
+    `fast`: libjpeg-turbo's fast DCT, chroma repeated. Raises `DataError` for damaged or truncated data, and for
+    more than `MAX_PIXELS`.
     """
     try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        check_decoded_size(int(height), int(width))
         return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=fast, fastupsample=fast, strict=True)
+    except DataError:  # of the size
+        raise
     except ValueError as error:
         raise DataError(f"not a decodable JPEG: {error}") from error
 
@@ -58,7 +63,7 @@ class JpegCodec:
         Raises `SettingsError` for a quality out of range, `ValueError` for a shape or dtype that is no image.
         """
         self.scale.check(quality)
-        _check_image(image)
+        check_image(image, "JPEG", _MAX_SIDE)
         return _encode_rgb(np.ascontiguousarray(image), quality, self.subsampling)
 
     def encode_each(self, image: Image, qualities: Sequence[int]) -> list[bytes]:
@@ -68,7 +73,7 @@ class JpegCodec:
         """
         for quality in qualities:
             self.scale.check(quality)
-        _check_image(image)
+        check_image(image, "JPEG", _MAX_SIDE)
         height, width = image.shape[:2]
         across, down = SUBSAMPLINGS[self.subsampling]
         shared = sum(quality <= ycbcr.MAX_QUALITY for quality in qualities)
@@ -102,15 +107,6 @@ class JpegCodec:
     def version(self) -> str:
         """The library that encodes."""
         return f"simplejpeg {importlib.metadata.version('simplejpeg')}"
-
-
-def _check_image(image: Image) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"need an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")
-    if max(image.shape[:2]) > _MAX_SIDE:
-        raise SettingsError(
-            f"a side of {max(image.shape[:2])} pixels is too long for JPEG: at most {_MAX_SIDE}"
-        )
 
 
 def _encode_rgb(image: Image, quality: int, subsampling: str) -> bytes:

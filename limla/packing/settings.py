@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from limla.codecs.base import MAX_PIXELS
 from limla.errors import SettingsError
 from limla.registry import ENGINES
 
-MAX_PIXELS = 178_956_970
-"""Pillow refuses larger pictures as decompression bombs, here and in every later stage."""
 _SUM_TOLERANCE = 1e-6
 
 

@@ -54,7 +54,7 @@ def planes(monkeypatch: pytest.MonkeyPatch) -> None:
     module.Planes = Planes  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "planes_codec", module)
     monkeypatch.setitem(CODECS.plugs, "planes", "planes_codec:Planes")
-    decoding._codec_of.cache_clear()
+    decoding._by_extension.cache_clear()
 
 
 @pytest.mark.usefixtures("planes")
