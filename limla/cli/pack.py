@@ -91,7 +91,7 @@ def pack(
 
 
 def _show(result: PackResult) -> None:
-    from limla.packing.pictures import PROFILE_NOTE
+    from limla.pictures.policies import PROFILE_NOTE
 
     manifest = result.manifest
     splits = ", ".join(f"{split} {manifest.num_samples(split)}" for split in manifest.splits())

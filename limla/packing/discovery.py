@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from limla.errors import DataError
 from limla.manifest import SPLITS
 from limla.packing.rows import Rows
+from limla.pictures.walking import PICTURE_SUFFIXES, Walker, printable
 
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"))
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folder name (any case) → split."""
 EXPECTED = "expected IN/<class>/… or IN/{train,val,test}/<class>/… with .jpg .png .bmp .tif or .webp files"
-_SYSTEM_NAMES = frozenset(("__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +74,6 @@ class Discovery:
     nested: list[str] = field(default_factory=list)
 
 
-def printable(path: str) -> str:
-    """`path` as one line of valid Unicode: bytes that are not UTF-8, and control characters, as escapes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def stem_and_suffix(path: str) -> tuple[str, str]:
-    """Those of `PurePosixPath(path)`, which would keep every name it has seen in a table of the interpreter's."""
-    name = path.rpartition("/")[2]
-    dot = name.rfind(".")
-    return (name[:dot], name[dot:]) if 0 < dot < len(name) - 1 else (name, "")
-
-
 def discover(root: Path) -> Discovery:
     """List the pictures under `root`; the result does not depend on the order the file system lists in.
 
@@ -103,7 +85,7 @@ def discover(root: Path) -> Discovery:
     if not root.is_dir():
         raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}; {EXPECTED}")
     found = Discovery()
-    walker = _Walker(root, found)
+    walker = Walker(root, PICTURE_SUFFIXES, found.skipped, found.unreadable)
     folders, files = walker.listing("")
     if found.unreadable:
         raise DataError(f"{root}: cannot be read: permission denied; check its owner and mode")
@@ -119,7 +101,7 @@ def discover(root: Path) -> Discovery:
             classes += [(folder, split) for folder in inner_folders]
     else:
         classes = [(folder, "") for folder in folders]
-    _take_classes(walker, classes)
+    _take_classes(walker, classes, found)
     if found.unreadable:
         more = f" and {len(found.unreadable) - 1} more" if len(found.unreadable) > 1 else ""
         raise DataError(
@@ -156,9 +138,8 @@ def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
     return {}
 
 
-def _take_classes(walker: _Walker, classes: list[tuple[str, str]]) -> None:
+def _take_classes(walker: Walker, classes: list[tuple[str, str]], found: Discovery) -> None:
     """Fill in the files of class folders, each given with its split, so that they come sorted by path."""
-    found = walker.found
     files = Rows(SourceFile.parse)
     class_names: set[str] = set()
     # the files of one class at a time: sorted at once, they would all be objects at once
@@ -175,91 +156,3 @@ def _take_classes(walker: _Walker, classes: list[tuple[str, str]]) -> None:
     found.class_names = tuple(sorted(class_names))
     if len(classes) == 1 and not classes[0][1]:
         found.nested = [PurePosixPath(inner).name for inner in walker.peek(classes[0][0])]
-
-
-class _Walker:
-    def __init__(self, root: Path, found: Discovery) -> None:
-        self._root = root
-        self.found = found
-        resolved = root.resolve()
-        self._above = [folder.stat() for folder in (resolved, *resolved.parents)]
-
-    def listing(self, folder: str) -> tuple[list[str], list[os.DirEntry[str]]]:
-        """The folders (relative paths; real ones before links) and the other entries of `folder`, sorted."""
-        try:
-            with os.scandir(self._root / folder) as entries:
-                shown = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            self.found.unreadable.append(
-                f"{printable(folder or '.')}: {(error.strerror or str(error)).lower()}"
-            )
-            return [], []
-        folders: list[tuple[bool, str]] = []
-        files: list[os.DirEntry[str]] = []
-        for entry in shown:
-            is_folder = _is_folder(entry)
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
-                self.found.skipped["hidden or system folder" if is_folder else "hidden or system file"] += 1
-            elif is_folder:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                folders.append((entry.is_symlink(), path))
-            else:
-                files.append(entry)
-        return [path for _, path in sorted(folders)], files
-
-    def pictures(self, folder: str, files: list[os.DirEntry[str]]) -> Iterator[tuple[str, int, int]]:
-        """(relative path, size, mtime in ns) of the entries with a picture's extension; counts the others."""
-        for entry in files:
-            suffix = stem_and_suffix(entry.name)[1].lower()
-            if suffix not in PICTURE_SUFFIXES:
-                self.found.skipped[f"{printable(suffix)} file" if suffix else "file without extension"] += 1
-                continue
-            yield f"{folder}/{entry.name}" if folder else entry.name, *_size_and_time(entry)
-
-    def walk(self, folder: str) -> Iterator[tuple[str, int, int]]:
-        """(relative path, size, mtime in ns) of every picture file under `folder`, each real folder visited once."""
-        # a link to a folder that holds the photos would bring in other classes, or the whole disk
-        seen = {(status.st_dev, status.st_ino) for status in self._above}
-        # links wait until all real folders are walked, so that a file keeps its own path when both lead to it
-        real, links = [folder], list[str]()
-        while real or links:
-            current = real.pop() if real else links.pop()
-            if not self._is_new(current, seen):
-                self.found.skipped["folder reached again by a link"] += 1
-                continue
-            folders, files = self.listing(current)
-            yield from self.pictures(current, files)
-            for inner in reversed(folders):
-                (links if (self._root / inner).is_symlink() else real).append(inner)
-
-    def _is_new(self, folder: str, seen: set[tuple[int, int]]) -> bool:
-        try:
-            status = (self._root / folder).stat()
-        except OSError:
-            return True  # the listing that follows reports it
-        mark = (status.st_dev, status.st_ino)
-        if mark in seen:
-            return False
-        seen.add(mark)
-        return True
-
-    def peek(self, folder: str) -> list[str]:
-        """The folders in `folder`, without counting anything."""
-        return _Walker(self._root, Discovery()).listing(folder)[0]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except (
-        OSError
-    ):  # a link that leads to itself: listed as a file, and quarantined if it is named like a picture
-        return False
-
-
-def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
-    try:
-        status = os.stat(entry)  # noqa: PTH116 - an entry keeps what its own method finds: half a kilobyte
-    except OSError:
-        return 0, 0
-    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (0, 0)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from limla.errors import DataError
 from limla.files import canonical_json, content_id, remove_unfinished, write_bytes, write_json
 from limla.manifest import FILE_NAME, check_settings
-from limla.packing.jpeg_history import JpegHistory
 from limla.packing.planning import ShardPlan
 from limla.packing.reading import UNREADABLE, Prepared, Refused
 from limla.paths import AnyPath, is_remote
+from limla.pictures.jpeg_history import JpegHistory
 from limla.progress import Progress
 from limla.shards import ShardEntry, index_path
 from limla.storage import in_parallel, listing, read_bytes, remove

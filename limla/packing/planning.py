@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from limla.files import canonical_json
-from limla.packing.discovery import printable
-from limla.packing.pictures import MAX_FILE_BYTES
 from limla.packing.rows import Rows
 from limla.packing.settings import PackSettings
 from limla.packing.splitting import Planned
+from limla.pictures.files import MAX_FILE_BYTES
+from limla.pictures.walking import printable
 from limla.shards import BLOCK, shard_name
 
 _JSON_BYTES = 64 + len(

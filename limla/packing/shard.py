@@ -12,12 +12,13 @@ from typing import Any
 from limla.engines.base import Share
 from limla.errors import DataError
 from limla.files import canonical_json
-from limla.packing.discovery import printable
 from limla.packing.folder import Packed, Part, write_part
 from limla.packing.planning import Photo, ShardPlan
-from limla.packing.reading import Prepared, Refused, pillow_silenced, prepare
+from limla.packing.reading import Prepared, Refused, prepare
 from limla.packing.settings import PackSettings
 from limla.paths import AnyPath
+from limla.pictures.files import pillow_silenced
+from limla.pictures.walking import printable
 from limla.shards import ShardWriter, open_shard
 
 

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from limla.errors import SettingsError
 from limla.manifest import SPLITS
-from limla.packing.discovery import Discovery, SourceFile, stem_and_suffix
+from limla.packing.discovery import Discovery, SourceFile
 from limla.packing.rows import Rows
 from limla.packing.settings import PackSettings
+from limla.pictures.walking import stem_and_suffix
 from limla.shards import MAX_KEY_LENGTH
 
 _MAX_CLASS_LENGTH = 40

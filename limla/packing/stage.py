@@ -36,7 +36,7 @@ from limla.manifest import (
 )
 from limla.metrics import rate_bpp
 from limla.packing.audit import Audit
-from limla.packing.discovery import Discovery, discover, printable
+from limla.packing.discovery import Discovery, discover
 from limla.packing.folder import PackFolder, Part, part_path, read_part, tidy
 from limla.packing.planning import ShardPlan, cut
 from limla.packing.reading import Refused
@@ -44,6 +44,7 @@ from limla.packing.settings import PackSettings
 from limla.packing.shard import PackShard
 from limla.packing.splitting import plan, planned_splits
 from limla.paths import AnyPath, is_remote
+from limla.pictures.walking import printable
 from limla.progress import SILENT, Progress
 from limla.results import ENCODING_SCHEMA, EncodingRow, encoding_table, table_writer
 from limla.shards import ShardEntry, index_path

@@ -97,7 +97,7 @@ def test_equal_input_gives_equal_bytes(
         def __exit__(self, *_: object) -> None:
             return
 
-    monkeypatch.setattr("limla.packing.discovery.os.scandir", Backwards)
+    monkeypatch.setattr("limla.pictures.walking.os.scandir", Backwards)
     pack(copy, tmp_path / "b" / "pets", PackSettings(max_shard_samples=7, workers=5))
     assert contents(tmp_path / "b" / "pets" / "source") == expected
 

@@ -17,8 +17,8 @@ from PIL import ImageCms
 
 from limla.codecs.decoding import decode_image
 from limla.errors import DataError
-from limla.packing.pictures import PROFILE_NOTE, Picture, read_picture
 from limla.packing.settings import MAX_PIXELS
+from limla.pictures.policies import PROFILE_NOTE, Picture, read_picture
 from limla.types import Image
 from tests.conftest import natural_like
 

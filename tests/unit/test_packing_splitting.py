@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from limla.errors import SettingsError
 from limla.packing import PackSettings
-from limla.packing.discovery import Discovery, SourceFile, discover, printable
+from limla.packing.discovery import Discovery, SourceFile, discover
 from limla.packing.splitting import class_slugs, file_keys, plan, split_counts
+from limla.pictures.walking import printable
 from limla.shards import check_key
 
 
