@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -22,6 +23,9 @@ from limla.codecs.jpeg import JpegCodec
 from limla.errors import DataError
 from limla.pictures.colour import ProfileError, is_srgb, to_srgb
 from limla.pictures.jpeg_history import JpegHistory, jpeg_history
+from limla.types import Image
+
+Result = TypeVar("Result")
 
 MAX_SIDE = 65500
 """The longest side libjpeg encodes."""
@@ -64,6 +68,15 @@ def read_picture(data: bytes, max_pixels: int, convert_profiles: bool = False) -
 
     Raises `DataError` with the reason, in a few words, when the file cannot be decoded whole.
     """
+    return _opened(data, max_pixels, convert_profiles, _Reader.read)
+
+
+def read_pixels(data: bytes, max_pixels: int, convert_profiles: bool = False) -> Image:
+    """The pixels of what `read_picture` stores: (H, W, 3) uint8, gray repeated; raises as it does."""
+    return _opened(data, max_pixels, convert_profiles, _Reader.pixels)
+
+
+def _opened(data: bytes, max_pixels: int, convert_profiles: bool, read: Callable[[_Reader], Result]) -> Result:
     kind = content_kind(data)
     if kind == "png":
         _check_png(data)
@@ -74,7 +87,7 @@ def read_picture(data: bytes, max_pixels: int, convert_profiles: bool = False) -
                 raise DataError(f"{width} x {height} pixels are more than {max_pixels}: a decompression bomb?")
             if not 1 <= min(width, height) <= max(width, height) <= MAX_SIDE:
                 raise DataError(f"{width} x {height} pixels: sides of 1 to {MAX_SIDE} can be re-encoded")
-            return _Reader(data, kind, opened, convert_profiles).read()
+            return read(_Reader(data, kind, opened, convert_profiles))
     except DataError:
         raise
     except PIL.UnidentifiedImageError as error:
@@ -138,15 +151,14 @@ class _Reader:
         self.notes: list[str] = []
 
     def read(self) -> Picture:
+        """The picture as it is stored."""
         history = self._history()
-        orientation = self._orientation()
-        if orientation != 1:
-            self.reasons.append("orientation")
-        self._note_frames()
-        self._note_layout()
-        profile = self._profile()
+        orientation, profile = self._look()
         if self.reasons:
-            return self._converted(orientation, profile, history)
+            plain = self._upright(orientation, profile)
+            stored = io.BytesIO()
+            plain.save(stored, "PNG", compress_level=PNG_LEVEL)
+            return self._picture(stored.getvalue(), "png", plain.height, plain.width, history)
         # decoded whole, as the loaders will: what passes here passes there
         if self.kind == "jpeg":
             height, width = JpegCodec().decode(self.data).shape[:2]
@@ -154,6 +166,24 @@ class _Reader:
             self.opened.load()
             width, height = self.opened.size
         return self._picture(self.data, _EXTENSIONS[self.kind], height, width, history)
+
+    def pixels(self) -> Image:
+        """What a decoder makes of the picture as it is stored."""
+        orientation, profile = self._look()
+        if self.reasons:
+            return np.array(self._upright(orientation, profile).convert("RGB"))
+        if self.kind == "jpeg":
+            return JpegCodec().decode(self.data)
+        return np.array(self.opened.convert("RGB"))
+
+    def _look(self) -> tuple[int, bytes | None]:
+        """The orientation and the profile to convert by; finds the reasons for which pixels are not kept as stored."""
+        orientation = self._orientation()
+        if orientation != 1:
+            self.reasons.append("orientation")
+        self._note_frames()
+        self._note_layout()
+        return orientation, self._profile()
 
     def _picture(
         self, data: bytes, extension: str, height: int, width: int, history: JpegHistory | None
@@ -243,7 +273,8 @@ class _Reader:
     def _is_gray(self) -> bool:
         return self.opened.mode in ("1", "L", "LA", "La") or self.opened.mode.startswith("I")
 
-    def _converted(self, orientation: int, profile: bytes | None, history: JpegHistory | None) -> Picture:
+    def _upright(self, orientation: int, profile: bytes | None) -> PIL.Image.Image:
+        """Upright 8-bit sRGB, as RGB or gray; a new image, which carries no profile, EXIF or time of the source."""
         picture = self._load()
         if self.kind == "tiff":
             orientation = self._orientation()  # Pillow turns a TIFF upright as it loads, and drops the tag
@@ -251,11 +282,7 @@ class _Reader:
         if orientation != 1:
             picture.getexif()[_ORIENTATION_TAG] = orientation
             picture = PIL.ImageOps.exif_transpose(picture)
-        # a new image: the PNG carries no profile, EXIF or time of the source
-        plain = PIL.Image.fromarray(np.asarray(picture))
-        stored = io.BytesIO()
-        plain.save(stored, "PNG", compress_level=PNG_LEVEL)
-        return self._picture(stored.getvalue(), "png", plain.height, plain.width, history)
+        return PIL.Image.fromarray(np.asarray(picture))
 
     def _load(self) -> PIL.Image.Image:
         if self.kind == "jpeg" and self.opened.mode in ("L", "RGB"):

@@ -18,7 +18,7 @@ from PIL import ImageCms
 from limla.codecs.decoding import decode_image
 from limla.errors import DataError
 from limla.packing.settings import MAX_PIXELS
-from limla.pictures.policies import PROFILE_NOTE, Picture, read_picture
+from limla.pictures.policies import PROFILE_NOTE, Picture, read_picture, read_pixels
 from limla.types import Image
 from tests.conftest import natural_like
 
@@ -51,6 +51,7 @@ def read(data: bytes, convert_profiles: bool = False) -> tuple[Picture, Image]:
     picture = read_picture(data, MAX_PIXELS, convert_profiles)
     pixels = decode_image(picture.data, picture.extension)
     assert pixels.shape == (picture.height, picture.width, 3)
+    assert np.array_equal(read_pixels(data, MAX_PIXELS, convert_profiles), pixels)
     assert (picture.data == data) == (not picture.converted)
     if picture.converted:
         assert picture.extension == "png"
