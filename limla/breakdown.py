@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limla.analysis.breakdown import Breakdown, breakdown_table, breakdowns
+from limla.analysis.columns import write_csv
 from limla.analysis.pairs import collect
 from limla.errors import SettingsError
 from limla.evaluation import EvaluateSettings, evaluate, planned_conditions
@@ -19,7 +20,6 @@ from limla.models.checkpoint import read_checkpoint
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, AttackPlan
 from limla.progress import SILENT, Progress
-from limla.reporting.tables import write_csv
 from limla.results import prediction_path, read_table, write_table
 from limla.types import Reading
 

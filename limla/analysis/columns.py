@@ -1,12 +1,20 @@
-"""Rows as Arrow tables: the columns of a dataclass whose fields are plain values."""
+"""Rows as Arrow tables, the columns of a dataclass whose fields are plain values; tables as CSV and Parquet files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from limla.files import write_bytes
+from limla.results import write_table
 
 _TYPES = {
     "str": pa.string(),
@@ -39,3 +47,36 @@ def values_of(row: Any, prefix: str = "") -> dict[str, Any]:
 def table_of(records: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Records, one dict per row with the schema's names, as a table; without any it has the columns all the same."""
     return pa.Table.from_pylist([dict(record) for record in records], schema=schema)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    """Write a CSV file (RFC 4180, UTF-8), whole or not at all; None and NaN are empty fields."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_field(value) for value in row])
+    write_bytes(path, buffer.getvalue().encode("utf-8"))
+    return path
+
+
+def _field(value: Any) -> Any:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+
+
+def write_both(folder: Path, name: str, table: pa.Table) -> None:
+    """Write `folder/name.csv` and `folder/name.parquet`; NaN is null in both."""
+    table = _without_nan(table)
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    write_csv(folder / f"{name}.csv", table.column_names, rows)
+    write_table(folder / f"{name}.parquet", table)
+
+
+def _without_nan(table: pa.Table) -> pa.Table:
+    for place, column in enumerate(table.columns):
+        if pa.types.is_floating(column.type):
+            known = pc.call_function(
+                "if_else", [pc.call_function("is_nan", [column]), pa.scalar(None, column.type), column]
+            )
+            table = table.set_column(place, table.schema.field(place).with_nullable(True), known)
+    return table

@@ -45,12 +45,12 @@ def advise(
     the originals, with 95% confidence; or how many images it would take to tell. Clean images only: cells under
     attack, with a defence, or simulated are left out.
     """
+    from limla.analysis.columns import write_csv
     from limla.analysis.encodings import read_data_folders
     from limla.analysis.limits import limit_table, limits, parse_points, sentence
     from limla.analysis.pairs import collect
     from limla.errors import DataError
     from limla.files import write_json
-    from limla.reporting.tables import write_csv
     from limla.results import read_predictions
 
     share = parse_points(margin)

@@ -9,9 +9,9 @@ from typing import Any
 
 from limla.analysis.encodings import quality_order
 from limla.analysis.subjects import Subject, attack_order, subject_order
+from limla.pages.shown import MAX_ROWS, Column, ShownTable, shown_table
 from limla.reporting.headline import percent
 from limla.reporting.sections import Measured, Point, Section, Slot, share_metric
-from limla.reporting.shown import MAX_ROWS, Column, ShownTable, shown_table
 from limla.results import Condition, MetricRow
 
 

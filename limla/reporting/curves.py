@@ -1,11 +1,10 @@
-"""Interactive curves: what each shows of a section's points. How a plot is made is `limla.reporting.plots`."""
+"""Interactive curves: what each shows of a section's points. How a plot is made is `limla.pages.plots`."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -13,37 +12,23 @@ from markupsafe import Markup
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Defence
 from limla.analysis.subjects import STANDARD, Attack, Subject, eps_text
-from limla.plans import THREATS
-from limla.reporting.plots import (
+from limla.pages.plots import (
+    Panels,
     Place,
     Style,
     categories,
-    legend,
     line,
     linear,
     logarithmic,
+    panels,
     percent,
     plot,
 )
+from limla.plans import THREATS
 from limla.reporting.sections import Point, Section, Slot
 
 NO_ATTACK_LABEL, NO_DEFENCE = "no attack", "no defence"
 _BARE = Style(6, hollow=True)
-_MAX_OPEN_PANELS = 6
-
-
-@dataclass(frozen=True)
-class Panels:
-    """One figure: plots side by side under one legend; those beyond the first few stand folded."""
-
-    legend: Markup
-    shown: list[Markup]
-    folded: list[Markup]
-
-
-def panels(entries: Sequence[tuple[str, Style]], plots: Sequence[Markup]) -> Panels:
-    """A figure of `plots` whose lines are named by `entries`."""
-    return Panels(legend(entries), list(plots[:_MAX_OPEN_PANELS]), list(plots[_MAX_OPEN_PANELS:]))
 
 
 def place(x: float, point: Point, what: str) -> Place:

@@ -10,8 +10,7 @@ from limla.analysis.calibration import NUM_BINS, CalibrationRow
 from limla.analysis.classes import RecallRow
 from limla.analysis.flips import FlipRow
 from limla.analysis.subjects import variant_text
-from limla.reporting.evidence import images
-from limla.reporting.shown import (
+from limla.pages.shown import (
     Column,
     ShownTable,
     bounds,
@@ -21,6 +20,7 @@ from limla.reporting.shown import (
     share,
     shown_table,
 )
+from limla.reporting.evidence import images
 
 CALIBRATION, RECALL, FLIPS, BREAKDOWN = (
     f"tables/{name}" for name in ("calibration", "recall", "flips", "breakdown")

@@ -11,8 +11,7 @@ from limla.analysis.limits import Limit, QualityLoss
 from limla.analysis.masking import CHECKS, MaskingCheck
 from limla.analysis.rate_curves import CurveDifference
 from limla.analysis.subjects import variant_text
-from limla.plans import THREATS
-from limla.reporting.shown import (
+from limla.pages.shown import (
     Column,
     ShownTable,
     bounds,
@@ -23,6 +22,7 @@ from limla.reporting.shown import (
     shown_table,
     signless,
 )
+from limla.plans import THREATS
 
 COMPARISONS, LIMITS, RATE_CURVES, CURVE_DIFFERENCES, DEFENCES, MASKING = (
     f"tables/{name}"

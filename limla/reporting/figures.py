@@ -1,4 +1,4 @@
-"""The report's heat maps: what each shows of a section's points. How they are drawn is `limla.reporting.drawing`."""
+"""The report's heat maps: what each shows of a section's points. How they are drawn is `limla.pages.svg`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from limla.analysis.subjects import Attack
-from limla.reporting.drawing import heat_map, shorten
+from limla.pages.svg import heat_map, shorten
 from limla.reporting.sections import Point, Section
 
 

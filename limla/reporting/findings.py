@@ -16,9 +16,9 @@ from limla.analysis.defence_table import DefenceRow
 from limla.analysis.limits import Limit, sentence
 from limla.analysis.masking import CHECKS, MaskingCheck, breaches
 from limla.analysis.subjects import variant_text
+from limla.pages.shown import bounds, points, probability, share
 from limla.reporting.analysed import Analysed
 from limla.reporting.evidence import gain, images, measured, points_text
-from limla.reporting.shown import bounds, points, probability, share
 
 STATIC, ASKS_NOTHING = "static", "none"
 _STRENGTHS = {"static": 0, "bpda": 1, "eot-bpda": 1, "differentiable": 2, "eot-differentiable": 2}

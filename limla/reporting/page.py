@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from limla.analysis.encodings import read_data_folders
@@ -16,6 +13,8 @@ from limla.analysis.masking import breaches
 from limla.analysis.pairs import collect
 from limla.errors import DataError
 from limla.files import write_bytes
+from limla.pages.page import render, versions
+from limla.pages.shown import MAX_ROWS
 from limla.paths import AnyPath
 from limla.progress import Progress
 from limla.reporting import curves, figures, tables
@@ -37,11 +36,9 @@ from limla.reporting.headline import headline
 from limla.reporting.methods import methods
 from limla.reporting.notes import missing
 from limla.reporting.pictures import MAGNIFICATION, sample_strip
-from limla.reporting.plots import plotly_script, script_hash
 from limla.reporting.reliability import reliability_diagrams
 from limla.reporting.sections import Section, sections
 from limla.reporting.settings import audit_notes, audit_warnings, conversions, counts, manifest_rows
-from limla.reporting.shown import MAX_ROWS, OPEN_ROWS
 from limla.results import MetricRow, read_predictions
 from limla.statistics import FEWEST_OF_EACH
 
@@ -87,45 +84,22 @@ def _render(
     results_dir: Path,
     files: Sequence[str],
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("limla.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-    def source(name: str) -> str:
-        assert environment.loader is not None
-        return environment.loader.get_source(environment, name)[0]
-
-    scripts = [plotly_script(), source("plots.js")]
     parts = [
         _section(section, analysed, number, of_classes, rows, results_dir)
         for number, (section, analysed) in enumerate(found)
     ]
-    return environment.get_template("report.html.j2").render(
-        title=" and ".join(dict.fromkeys(section.dataset for section, _ in found)),
-        style=Markup(source("report.css")),
-        scripts=[Markup(script) for script in scripts],
-        script_policy=Markup(" ".join(map(script_hash, scripts))),
-        notes=notes,
-        sections=parts,
-        files=files,
-        versions=_versions(),
-        num_conditions=len({row.condition for row in rows}),
-        magnification=MAGNIFICATION,
-        fewest_of_each=FEWEST_OF_EACH,
-        matched=curves.MATCHED,
-        open_rows=OPEN_ROWS,
-    )
-
-
-def _versions() -> list[tuple[str, str]]:
-    return [
-        ("Python", platform.python_version()),
-        *((name, importlib.metadata.version(name)) for name in _PACKAGES),
-    ]
+    values = {
+        "title": " and ".join(dict.fromkeys(section.dataset for section, _ in found)),
+        "notes": notes,
+        "sections": parts,
+        "files": files,
+        "versions": versions(_PACKAGES),
+        "num_conditions": len({row.condition for row in rows}),
+        "magnification": MAGNIFICATION,
+        "fewest_of_each": FEWEST_OF_EACH,
+        "matched": curves.MATCHED,
+    }
+    return render("limla.reporting", "report.html.j2", values)
 
 
 def _section(

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from limla.analysis.calibration import NUM_BINS
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Runs, Slot
+from limla.pages.plots import Place, Style, line, percent, plot
 from limla.reporting.curves import Panels, panel_title, panels
-from limla.reporting.plots import Place, Style, line, percent, plot
 from limla.reporting.sections import Section
 from limla.statistics import expected_calibration_error, proportion_interval
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from limla.analysis.breakdown import breakdown_table
 from limla.analysis.calibration import calibration_table
 from limla.analysis.classes import recall_table
+from limla.analysis.columns import write_both
 from limla.analysis.comparisons import comparison_table
 from limla.analysis.defence_table import defence_table
 from limla.analysis.encodings import EncodingSummary
@@ -23,48 +20,14 @@ from limla.analysis.flips import flip_table
 from limla.analysis.limits import limit_table
 from limla.analysis.masking import masking_table
 from limla.analysis.rate_curves import curve_difference_table, curve_table
-from limla.files import write_bytes
 from limla.reporting import diagnostics, evidence
 from limla.reporting.aggregates import ClassRow, metric_table
 from limla.reporting.analysed import Analysed
 from limla.reporting.sections import Section
-from limla.results import CONDITION_SCHEMA, MetricRow, write_table
+from limla.results import CONDITION_SCHEMA, MetricRow
 
 METRICS, MATRIX, CLASSES, ENCODING = "metrics", "matrix", "classes", "encoding"
 """Names of files beside the page, without their endings."""
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """Write a CSV file (RFC 4180, UTF-8), whole or not at all; None and NaN are empty fields."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow([_field(value) for value in row])
-    write_bytes(path, buffer.getvalue().encode("utf-8"))
-    return path
-
-
-def _field(value: Any) -> Any:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-
-
-def write_both(folder: Path, name: str, table: pa.Table) -> None:
-    """Write `folder/name.csv` and `folder/name.parquet`; NaN is null in both."""
-    table = _without_nan(table)
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    write_csv(folder / f"{name}.csv", table.column_names, rows)
-    write_table(folder / f"{name}.parquet", table)
-
-
-def _without_nan(table: pa.Table) -> pa.Table:
-    for place, column in enumerate(table.columns):
-        if pa.types.is_floating(column.type):
-            known = pc.call_function(
-                "if_else", [pc.call_function("is_nan", [column]), pa.scalar(None, column.type), column]
-            )
-            table = table.set_column(place, table.schema.field(place).with_nullable(True), known)
-    return table
 
 
 def tables_of(

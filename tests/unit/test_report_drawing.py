@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from limla.reporting.drawing import heat_map, shorten
+from limla.pages.svg import heat_map, shorten
 
 
 @pytest.mark.parametrize("num_columns", [1, 2, 8])

@@ -1,4 +1,4 @@
-"""Inline SVG in the report's style, byte for byte the same for the same values; knows nothing of rows.
+"""Inline SVG in the pages' style, byte for byte the same for the same values; knows nothing of rows.
 
 Text stays text (searchable, and small); names from the data are escaped by matplotlib's XML writer, and its
 formula language is off, so a `$` is a dollar sign.
@@ -56,7 +56,7 @@ _LABEL_INCHES = 0.08
 
 @contextmanager
 def open_figure(width: float, height: float) -> Iterator[Figure]:
-    """A figure of width × height inches in the report's style, without pyplot's global state."""
+    """A figure of width × height inches in the pages' style, without pyplot's global state."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -17,10 +17,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from limla.reporting.drawing import COLOURS, FAINT, INK
+from limla.pages.svg import COLOURS, FAINT, INK
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
-"""The markers of `limla.reporting.drawing.MARKERS`, in plotly's words."""
+"""Markers, in plotly's words."""
 DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
 _GRID = "#e4e4e4"
 _FONT = 'system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif'
@@ -281,6 +281,23 @@ def _swatch(style: Style) -> str:
         f'stroke="{style.colour}"><path d="M0 6H28" stroke-width="2" stroke-dasharray="{_PATTERNS[style.dashes]}"/>'
         f'<g stroke-width="{1.6 if style.hollow else 0}">{_SHAPES[style.symbol]}</g></svg>'
     )
+
+
+_MAX_OPEN_PANELS = 6
+
+
+@dataclass(frozen=True)
+class Panels:
+    """One figure: plots side by side under one legend; those beyond the first few stand folded."""
+
+    legend: Markup
+    shown: list[Markup]
+    folded: list[Markup]
+
+
+def panels(entries: Sequence[tuple[str, Style]], plots: Sequence[Markup]) -> Panels:
+    """A figure of `plots` whose lines are named by `entries`."""
+    return Panels(legend(entries), list(plots[:_MAX_OPEN_PANELS]), list(plots[_MAX_OPEN_PANELS:]))
 
 
 def plotly_script() -> str:
