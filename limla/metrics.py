@@ -43,12 +43,45 @@ def ssim(reference: Image, decoded: Image) -> float:
     Wang et al., IEEE Trans. Image Processing 13(4), 2004: 11×11 Gaussian window, σ = 1.5, K1 = 0.01,
     K2 = 0.03, L = 255, through scikit-image. NaN when a side is shorter than the window.
     """
-    from skimage.metrics import structural_similarity
-
     _check_pair(reference, decoded)
     height, width = reference.shape[:2]
     if min(height, width) < _WINDOW:
         return math.nan
+    return _mean_similarity(reference, decoded, _K1)
+
+
+def ms_ssim(reference: Image, decoded: Image) -> float:
+    """Multi-scale structural similarity in [0, 1] on the luma of (H, W, 3) uint8 images.
+
+    Wang, Simoncelli & Bovik, Asilomar Conference on Signals, Systems and Computers, 2003: contrast and structure at
+    five scales, luminance at the coarsest, each to the power of `MS_SSIM_WEIGHTS`; window and constants of `ssim`.
+    Between scales means of 2 × 2 pixels (a last odd row or column is repeated). Where a scale's mean is negative,
+    which has no such power, the result is 0. NaN when a side is shorter than 176 pixels: the window needs 11 at the
+    coarsest scale.
+    """
+    _check_pair(reference, decoded)
+    if min(reference.shape[:2]) < _WINDOW << (len(MS_SSIM_WEIGHTS) - 1):
+        return math.nan
+    one, other = _luma(reference), _luma(decoded)
+    product = 1.0
+    for weight in MS_SSIM_WEIGHTS[:-1]:
+        product *= max(0.0, _mean_similarity(one, other, _NO_LUMINANCE)) ** weight
+        one, other = _halved(one), _halved(other)
+    return product * max(0.0, _mean_similarity(one, other, _K1)) ** MS_SSIM_WEIGHTS[-1]
+
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of the scales, the finest first."""
+_K1 = 0.01
+_NO_LUMINANCE = 1e4
+"""As K1 it makes the luminance term 1 within 1e-8, so that contrast and structure remain."""
+
+
+def _mean_similarity(reference: npt.NDArray[Any], decoded: npt.NDArray[Any], k1: float) -> float:
+    """Mean SSIM of two (H, W, 3) uint8 images or (H, W) float32 planes, sides of at least `_WINDOW`."""
+    from skimage.metrics import structural_similarity
+
+    height, width = reference.shape[:2]
     margin = _WINDOW // 2
     total = 0.0
     # the mean is over the positions where the whole window lies inside, so strips that overlap by it are exact
@@ -61,9 +94,17 @@ def ssim(reference: Image, decoded: Image) -> float:
             gaussian_weights=True,
             sigma=1.5,
             use_sample_covariance=False,
+            K1=k1,
         )
         total += float(similarity) * (end - start)
     return total / (height - 2 * margin)
+
+
+def _halved(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The means of 2 × 2 values of an (H, W) plane: half its sides, rounded up."""
+    height, width = plane.shape
+    padded = np.pad(plane, ((0, height % 2), (0, width % 2)), mode="edge")
+    return (padded[::2, ::2] + padded[1::2, ::2] + padded[::2, 1::2] + padded[1::2, 1::2]) / np.float32(4)
 
 
 _WINDOW = 11
@@ -76,7 +117,10 @@ def _strips(first: int, last: int, width: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, last)) for start in range(first, last, step))
 
 
-def _luma(image: Image) -> npt.NDArray[np.float32]:
+def _luma(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Of an (H, W, 3) image; an (H, W) plane is one already."""
+    if image.ndim == 2:
+        return image
     # not a matrix product: its last bits could depend on the number of BLAS threads
     red, green, blue = (image[..., channel].astype(np.float32) for channel in range(3))
     return (0.299 * red + 0.587 * green + 0.114 * blue).astype(np.float32, copy=False)
