@@ -59,7 +59,17 @@ class Catalogue:
             ) from error
 
 
-CODECS = Catalogue("codec", {"jpeg": "limla.codecs.jpeg:JpegCodec"})
+CODECS = Catalogue(
+    "codec",
+    {
+        "jpeg": "limla.codecs.jpeg:JpegCodec",
+        "jpeg-progressive": "limla.codecs.jpeg_progressive:ProgressiveJpegCodec",
+        "jpeg2000": "limla.codecs.jpeg2000:Jpeg2000Codec",
+        "webp": "limla.codecs.webp:WebpCodec",
+        "avif": "limla.codecs.avif:AvifCodec",
+        "png": "limla.codecs.png:PngCodec",
+    },
+)
 
 DIFFERENTIABLE = Catalogue(
     "differentiable model of a codec", {"jpeg": "limla.defences.jpeg:differentiable_jpeg"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from limla.codecs import build_codec
-from limla.codecs.base import Codec
+from limla.codecs.base import Codec, Learned
 from limla.doctor.findings import Finding
 from limla.doctor.records import SOURCE, pixels_of, recorded_bitstreams
 from limla.errors import MissingDependencyError
@@ -17,14 +17,21 @@ _NUM_QUALITIES = 5
 
 
 def encoder_findings() -> Iterator[Finding]:
-    """A line for each installed codec: the recorded bytes, or others."""
+    """A line for each installed codec but the learned ones, whose bytes are their weights': as recorded, or others."""
     recorded = recorded_bitstreams()
     for name in CODECS.names():
         try:
+            if is_learned(name):
+                continue
             codec = build_codec(name)
         except MissingDependencyError:
             continue
         yield _compared(name, codec, recorded.get(name))
+
+
+def is_learned(name: str) -> bool:
+    """Whether a codec of the catalogue has weights; raises `MissingDependencyError` where it is not installed."""
+    return issubclass(CODECS.load(name), Learned)
 
 
 def _compared(name: str, codec: Codec, known: dict[str, Any] | None) -> Finding:

@@ -18,8 +18,8 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from limla.codecs.decoding import DAMAGE
 from limla.codecs.jpeg import JpegCodec
+from limla.codecs.pillow import DAMAGE
 from limla.errors import DataError
 from limla.pictures.colour import ProfileError, is_srgb, to_srgb
 from limla.pictures.jpeg_history import JpegHistory, jpeg_history

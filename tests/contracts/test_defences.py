@@ -91,6 +91,8 @@ def test_every_threat_model_attacks_every_codec(codec: Codec, threat: str) -> No
     if threat.endswith("differentiable") and codec.name not in DIFFERENTIABLE.names():
         pytest.skip(f"no differentiable model of {codec.name}")
     several = (codec.scale.lowest, middle_quality(codec), codec.scale.highest)
+    if threat.startswith("eot-") and len(set(several)) < len(several):
+        pytest.skip(f"{codec.name} has not several qualities to draw from")
     qualities = several if threat.startswith("eot-") else several[1:2]
     defence = CodecDefence(DefencePlan(codec.name, qualities, (threat,)))
     torch.manual_seed(0)

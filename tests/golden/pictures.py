@@ -11,7 +11,7 @@ import PIL.Image
 
 from limla.codecs import build_codec
 from limla.codecs.jpeg import decode_jpeg
-from limla.doctor.encoders import bitstream_hashes
+from limla.doctor.encoders import bitstream_hashes, is_learned
 from limla.doctor.records import RECORDED, SOURCE
 from limla.files import write_bytes, write_json
 from limla.registry import CODECS
@@ -40,7 +40,7 @@ def smooth_picture(height: int, width: int) -> Image:
 
 
 def write_pictures(folder: Path) -> None:
-    """Write the JPEGs, their pixels, the encoders' source and the hashes of every installed codec."""
+    """Write the JPEGs, their pixels, the encoders' source and the hashes of every codec that is not learned."""
     for name, options in KINDS.items():
         image = smooth_picture(33, 47) if name == "odd" else smooth_picture(48, 64)
         data = _jpeg(image, name, options)
@@ -50,7 +50,7 @@ def write_pictures(folder: Path) -> None:
         write_bytes(folder / f"{name}.jpg", data)
         write_bytes(folder / f"{name}.png", _png(pixels))
     write_bytes(SOURCE, _png(smooth_picture(45, 61)))
-    codecs = {name: build_codec(name) for name in CODECS.names()}
+    codecs = {name: build_codec(name) for name in CODECS.names() if not is_learned(name)}
     write_json(
         RECORDED,
         {
