@@ -31,7 +31,7 @@ FORMAT = "limla-shards-1"
 FILE_NAME = "manifest.json"
 SOURCE = "source"
 SPLITS = ("train", "val", "test")
-_VARIANT = re.compile(r"(?P<codec>[a-z0-9]+)-q(?P<quality>\d+)")
+_VARIANT = re.compile(r"(?P<codec>[a-z0-9]+(-[a-z0-9]+)*)-q(?P<quality>\d+)")
 
 
 def variant_name(codec: str, quality: int | None) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from limla.codecs import codec_label, codec_name, codec_scale
 from limla.errors import SettingsError
-from limla.registry import ATTACKS, CODECS, DIFFERENTIABLE
+from limla.registry import ATTACKS, DIFFERENTIABLE
 
 NO_ATTACK = "none"
 Parameter: TypeAlias = float | int | str | bool
@@ -124,7 +125,7 @@ class DefencePlan:
     """Every image goes through a codec, as a real bitstream, before the model sees it.
 
     Attributes:
-        codec: of the catalogue.
+        codec: of the catalogue, with knobs as in "jpeg:subsampling=444".
         qualities: one, or several of which each image's is drawn at random with equal probability.
         threats: what the attackers know of it; names of `THREATS`.
     """
@@ -134,7 +135,7 @@ class DefencePlan:
     threats: tuple[str, ...] = ("static",)
 
     def __post_init__(self) -> None:
-        scale = CODECS.load(self.codec).scale
+        scale = codec_scale(self.codec)
         if not self.qualities or not self.threats:
             raise SettingsError(f"defence {self.codec}: name at least one quality and one threat model")
         for quality in self.qualities:
@@ -153,7 +154,7 @@ class DefencePlan:
             self._check_threat(threat)
 
     def _check_threat(self, threat: str) -> None:
-        if threat.endswith("differentiable") and self.codec not in DIFFERENTIABLE.names():
+        if threat.endswith("differentiable") and codec_label(self.codec) not in DIFFERENTIABLE.names():
             raise SettingsError(
                 f"threat model '{threat}' needs a differentiable model of codec '{self.codec}', and there is none "
                 f"(only of {', '.join(DIFFERENTIABLE.names())}): choose {threat.replace('differentiable', 'bpda')}"
@@ -187,10 +188,11 @@ def parse_defences(text: str, threats: Sequence[str] = ("static",)) -> tuple[Def
     A threat model that does not fit a defence (`eot-…` for one quality, `bpda` for several) is left out for it as long
     as another one fits. Raises `UnknownNameError` or `SettingsError`.
     """
-    codec, colon, rest = text.strip().partition(":")
-    CODECS.check(codec)
+    codec, colon, rest = text.strip().rpartition(":")
     if not colon:
+        codec = codec_name(rest)
         raise SettingsError(f"defence '{text}' names no quality: write {codec}:50, or {codec}:10,50,90")
+    codec_name(codec)
     found: list[DefencePlan] = []
     for part in rest.split(","):
         try:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limla.codecs import higher_is_better
 from limla.errors import DataError
 from limla.manifest import Manifest, list_variants, read_manifest
 from limla.paths import AnyPath
-from limla.registry import CODECS
 from limla.results import read_table
 from limla.storage import exists
 
@@ -174,6 +174,4 @@ def quality_rank(variant: Variant) -> float:
     codec, quality = variant
     if quality is None:
         return math.inf
-    # rows may come from a codec that this installation does not have
-    known = codec in CODECS.plugs
-    return quality if not known or CODECS.load(codec).scale.higher_is_better else -quality
+    return quality if higher_is_better(codec) else -quality

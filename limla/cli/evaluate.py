@@ -111,10 +111,10 @@ def evaluate(data_dir: Path, output_dir: Path, **options: Any) -> None:
 
 def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> EvaluateSettings:
     from limla.cli.options import parse_number, parse_qualities
+    from limla.codecs import codec_name, codec_scale
     from limla.evaluation import EvaluateSettings, check_parameters_used
     from limla.manifest import list_variants, parse_variant
     from limla.plans import parse_defences
-    from limla.registry import CODECS
 
     attacks = tuple(plan for text in options["attacks"] or ("none",) for plan in _attack_plans(text))
     names = tuple(plan.name for plan in attacks)
@@ -125,16 +125,16 @@ def _settings(data_dir: Path, output_dir: Path, options: dict[str, Any]) -> Eval
         raise SettingsError("--threat is given, but no attack: name one, as in --attack pgd --eps 1/255")
     threats = tuple(name.strip() for name in (options["threat"] or "static").split(","))
     defences = tuple(plan for text in options["defences"] for plan in parse_defences(text, threats))
-    codec = CODECS.check(options["codec"])
+    codec, name = options["codec"], codec_name(options["codec"])
     if options["quality"] is None and options["simulate"]:
         raise SettingsError(
             "--simulate needs --quality, the qualities to simulate: --quality source,1,5,10-90:10"
         )
     if options["quality"] is None:
         there = [parse_variant(name) for name in list_variants(data_dir)]
-        qualities = tuple(number for name, number in there if number is None or name == codec)
+        qualities = tuple(number for there_name, number in there if number is None or there_name == name)
     else:
-        scale = CODECS.load(codec).scale
+        scale = codec_scale(codec)
         qualities = parse_qualities(options["quality"], allow_source=True, scale=scale)
     given: dict[str, Any] = {}
     if options["eps"] is not None:

@@ -36,12 +36,12 @@ def predict(
 ) -> None:
     """Ask a trained model about PHOTOS: the most probable classes, and what changes at a quality."""
     from limla.cli.options import parse_qualities
+    from limla.codecs import codec_scale
     from limla.models.checkpoint import load_checkpoint
     from limla.models.device import choose_device
     from limla.prediction import predict as ask
-    from limla.registry import CODECS
 
-    scale = CODECS.load(codec).scale
+    scale = codec_scale(codec)
     qualities = [] if quality is None else [q for q in parse_qualities(quality, scale=scale) if q is not None]
     loaded = load_checkpoint(checkpoint, choose_device(device), own_model=model)
     for number, photo in enumerate(photos):

@@ -45,13 +45,13 @@ def reencode(
     Interrupted, it goes on where it stopped when run again; adding qualities makes only the new ones.
     """
     from limla.cli.options import parse_measure, parse_qualities
+    from limla.codecs import codec_scale
     from limla.engines import build_engine
     from limla.paths import open_folder
     from limla.reencoding import ReencodeSettings
     from limla.reencoding import reencode as run
-    from limla.registry import CODECS
 
-    chosen = parse_qualities(qualities, scale=CODECS.load(codec).scale)
+    chosen = parse_qualities(qualities, scale=codec_scale(codec))
     settings = ReencodeSettings(
         codec=codec,
         qualities=tuple(quality for quality in chosen if quality is not None),

@@ -51,13 +51,13 @@ def simulation(
     Evaluates each checkpoint on both, into OUTPUT_DIR, and compares image by image. PSNR is between the model's
     inputs; run the same command again to go on after an interruption.
     """
+    from limla.codecs import codec_scale
     from limla.errors import SettingsError
     from limla.manifest import list_variants, parse_variant
     from limla.qualities import parse_qualities
-    from limla.registry import CODECS
     from limla.simulation import SimulationSettings, compare_simulation
 
-    scale = CODECS.load(codec).scale
+    scale = codec_scale(codec)
     if quality is None:
         there = [parse_variant(name) for name in list_variants(data_dir)]
         qualities = tuple(number for name, number in there if name == codec and number is not None)

@@ -35,6 +35,16 @@ def codec_scale(text: str) -> QualityScale:
     return RATE_SCALE if name.endswith(BPP) else CODECS.load(name).scale
 
 
+def higher_is_better(name: str) -> bool:
+    """Whether a codec's quality rises with its number; True for one that this installation does not know.
+
+    `name` may be a label, as rows have it.
+    """
+    name = name.partition(":")[0]
+    known = name.removesuffix(BPP) in CODECS.plugs and not name.endswith(BPP)
+    return not known or CODECS.load(name).scale.higher_is_better
+
+
 def build_codec(text: str, **knobs: str | int | bool) -> Codec:
     """The codec of a text, with more of its knobs: `build_codec("jpeg", subsampling="420")`.
 

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import functools
-import io
-import struct
-import zlib
 
-import numpy as np
-import PIL.Image
-
-from limla.codecs.base import WEIGHTS, Codec, Learned, check_decoded_size
+from limla.codecs.base import WEIGHTS, Codec, Learned
 from limla.codecs.container import EXTENSION, read_container
 from limla.codecs.jpeg import decode_jpeg
 from limla.codecs.matching import BPP
+from limla.codecs.pillow import decode_bmp, decode_tiff
+from limla.codecs.png import decode_png
+from limla.codecs.webp import decode_webp
 from limla.errors import DataError, MissingDependencyError
 from limla.paths import AnyPath
 from limla.registry import CODECS
 from limla.storage import read_bytes
 from limla.types import Image
 
-_FORMATS = {"png": "PNG", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP"}
-DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    PIL.Image.DecompressionBombError,
-)
-"""What Pillow's readers raise for damage: it differs by format and by the byte that is hit; found by fuzzing."""
+_READERS = {"jpg": decode_jpeg, "png": decode_png, "webp": decode_webp, "bmp": decode_bmp, "tif": decode_tiff}
+"""Of the formats that packing stores. The rest are found in the catalogue, which may import much for it."""
 
 
 def decode_image(data: bytes | memoryview, extension: str, fast: bool = False) -> Image:
@@ -52,14 +34,8 @@ def decode_image(data: bytes | memoryview, extension: str, fast: bool = False) -
     """
     if extension == "jpg":
         return decode_jpeg(data, fast)
-    if extension not in _FORMATS:
-        return _codec_of(data, extension).decode(data)
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=[_FORMATS[extension]]) as picture:
-            check_decoded_size(picture.height, picture.width)
-            return np.array(picture.convert("RGB"))
-    except DAMAGE as error:
-        raise DataError(f"not a decodable {_FORMATS[extension]} image: {error}") from error
+    reader = _READERS.get(extension)
+    return _codec_of(data, extension).decode(data) if reader is None else reader(data)
 
 
 def _codec_of(data: bytes | memoryview, extension: str) -> Codec:
@@ -95,6 +71,12 @@ def _by_name(name: str) -> Codec | None:
         raise DataError(f"a .laff file of codec '{name}', which this limla does not know")
     plug = CODECS.load(name)
     return None if issubclass(plug, Learned) else plug()
+
+
+def extension_of(codec: str) -> str:
+    """The extension of what a codec of the catalogue writes, by its name; "" for one that is not known here."""
+    name = codec.removesuffix(BPP)
+    return CODECS.load(name).extension if name in CODECS.plugs else ""
 
 
 def learned_codec(name: str, folder: AnyPath) -> Codec | None:

@@ -83,6 +83,11 @@ class RateMatched:
         return self.codec.version()
 
 
+def inner_codec(codec: Codec) -> Codec:
+    """The codec that makes the files: itself, or of a twin at a rate the other one."""
+    return codec.codec if isinstance(codec, RateMatched) else codec
+
+
 class _Tried:
     """One image at every quality that a search has tried."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from limla.codecs import build_codec
+from limla.codecs import build_codec, codec_label
 from limla.evaluation.settings import EvaluateSettings
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.loaders.simulation import open_simulation
@@ -85,10 +85,11 @@ class Inputs:
             return iter(simulation)
 
         # originals are not simulated: their rows are those of the shards, whoever reads these
+        codec, pinned = codec_label(settings.codec), simulation.settings()
         origins = tuple(
             Origin(manifest.codec, manifest.quality, simulation.decoder)
             if quality is None
-            else Origin(settings.codec, quality, simulation.decoder, settings.simulate, simulation.settings())
+            else Origin(codec, quality, simulation.decoder, settings.simulate, pinned)
             for quality in self.simulated
         )
         return Streams(origins, batches, simulation.close)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from limla.attacks.base import attack_parameters
-from limla.codecs import build_codec
+from limla.codecs import build_codec, codec_name
 from limla.errors import DataError, SettingsError
 from limla.loaders.simulation import check_simulation
 from limla.manifest import SOURCE, SPLITS, Manifest, list_variants, read_manifest, variant_name
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, AttackPlan, DefencePlan
-from limla.registry import ATTACKS, CODECS, LOADERS
+from limla.registry import ATTACKS, LOADERS
 from limla.types import Preprocessing, Reading
 
 PRECISIONS = ("float32", "bfloat16")
@@ -100,7 +100,7 @@ class EvaluateSettings:
             )
         for name in map(attack_name, self.attacks):
             ATTACKS.check(name)
-        CODECS.check(self.codec)
+        codec_name(self.codec)
         if self.loader != "auto":
             LOADERS.check(self.loader)
         if not self.qualities or not self.attacks:
@@ -172,7 +172,7 @@ def read_variants(settings: EvaluateSettings) -> dict[str, Manifest]:
             f"{settings.data_dir}: no shards here; make them with 'limla pack' and 'limla reencode'"
         )
     wanted = [
-        SOURCE if quality is None or settings.simulate else variant_name(settings.codec, quality)
+        SOURCE if quality is None or settings.simulate else variant_name(codec_name(settings.codec), quality)
         for quality in dict.fromkeys(settings.qualities)
     ]
     missing = [name for name in wanted if name not in there]

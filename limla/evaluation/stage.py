@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from limla.attacks.checks import caution
+from limla.codecs import codec_label
 from limla.errors import DataError, SettingsError
 from limla.evaluation.grid import CellPlan, of_each_stream, passes, plan_cells
 from limla.evaluation.inputs import Inputs, Origin, Streams, inputs_of
@@ -358,7 +359,7 @@ def _condition(
         eps=attack.eps,
         attack_settings=canonical_json(parameters),
         threat=plan.threat,
-        defence_codec="" if defence is None else defence.plan.codec,
+        defence_codec="" if defence is None else codec_label(defence.plan.codec),
         defence_quality="" if defence is None else defence.plan.quality,
         decoder=origin.decoder,
         precision=settings.precision,

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from limla.codecs import codec_scale
 from limla.errors import SettingsError
+from limla.loaders.decodable import DALI_DECODES
 from limla.paths import AnyPath
-from limla.registry import CODECS, LOADERS
+from limla.registry import LOADERS
 from limla.types import Batch, Preprocessing, Reading
 
 AUTO = "auto"
@@ -19,7 +21,7 @@ class Reencoding:
     """Every image goes through a codec at its full size, before resize and crop, at a quality drawn for it.
 
     Attributes:
-        codec: of the catalogue, with its own settings.
+        codec: of the catalogue, with knobs as in "jpeg:subsampling=444".
         qualities: drawn with equal probability; None leaves the image as it is. See `limla.loaders.reencoding`.
     """
 
@@ -27,7 +29,7 @@ class Reencoding:
     qualities: tuple[int | None, ...]
 
     def __post_init__(self) -> None:
-        scale = CODECS.load(self.codec).scale
+        scale = codec_scale(self.codec)
         if not self.qualities or len(set(self.qualities)) < len(self.qualities):
             raise SettingsError(f"qualities {self.qualities} to draw from: name at least one, and each once")
         for quality in self.qualities:
@@ -119,8 +121,8 @@ def open_loader(name: str, folders: Sequence[AnyPath], split: str, settings: Loa
     """Check the shards of a split and open a loader on them.
 
     Args:
-        name: "cpu", "dali", "webdataset", or "auto": "dali" when `settings.device` is a GPU, else "cpu",
-            which is the faster one there.
+        name: "cpu", "dali", "webdataset", or "auto": "dali" when `settings.device` is a GPU and DALI decodes what the
+            shards hold, else "cpu". On a CPU that is the faster one, and it alone has every codec's own decoder.
         folders: variant folders of one dataset; several are a mix, in which each image comes once per variant.
         split: "train", "val" or "test".
         settings: see `LoaderSettings`.
@@ -130,12 +132,14 @@ def open_loader(name: str, folders: Sequence[AnyPath], split: str, settings: Loa
     raises a `DataError` naming shard and key when its batch is made.
     """
     is_usual = settings.reading == Reading()
-    if name == AUTO:
-        name = "dali" if settings.device.startswith("cuda") and is_usual else "cpu"
-    if name != "cpu" and not is_usual:
+    if name not in (AUTO, "cpu") and not is_usual:
         raise SettingsError(f"loader '{name}' has no other decoder or resize than its own: choose cpu")
-    plug = LOADERS.load(name)
+    if name != AUTO:
+        LOADERS.load(name)
     from limla.loaders.source import open_source
 
     source = open_source(folders, split, settings.verify_contents)
-    return plug(source, settings)
+    if name == AUTO:
+        is_decoded = set(source.extensions) <= set(DALI_DECODES)
+        name = "dali" if settings.device.startswith("cuda") and is_usual and is_decoded else "cpu"
+    return LOADERS.load(name)(source, settings)

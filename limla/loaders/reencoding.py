@@ -84,6 +84,8 @@ def reencoder_of(settings: LoaderSettings) -> Reencoder | None:
 def decode_record(record: Record, fast: bool = False) -> Image:
     """A sample's image as it is in the shard, (H, W, 3) uint8; raises `DataError` naming shard and key."""
     try:
+        if record.codec is not None:
+            return record.codec.decode(record.image)
         return decode_image(record.image, record.extension, fast)
     except DataError as error:
         raise DataError(f"{record.tar_path}: sample '{record.key}': {error}") from error

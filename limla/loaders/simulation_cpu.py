@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from limla.codecs.base import Codec, encode_each
-from limla.codecs.decoding import decode_image
 from limla.errors import DataError, LimlaError
 from limla.loaders.base import LoaderSettings
 from limla.loaders.reencoding import decode_record
@@ -51,6 +50,6 @@ class CpuSimulation(ThreadedStreams):
         try:
             encoded = iter(encode_each(self._codec, original, self._encoded))
             for quality in self.qualities:
-                yield original if quality is None else decode_image(next(encoded), self._codec.extension)
+                yield original if quality is None else self._codec.decode(next(encoded))
         except LimlaError as error:
             raise DataError(f"{record.tar_path}: sample '{record.key}': {error}") from error

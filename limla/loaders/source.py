@@ -10,14 +10,16 @@ import bisect
 import hashlib
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from limla.cache import LocalCopy, allow_copies, fetch
+from limla.codecs.base import Codec
+from limla.codecs.decoding import extension_of, learned_codec
 from limla.errors import DataError, SettingsError
-from limla.manifest import Manifest, check_sizes, read_manifest, verify_shards
+from limla.manifest import SOURCE, Manifest, check_sizes, read_manifest, verify_shards
 from limla.paths import AnyPath, is_remote
 from limla.shard_reader import ShardIndex, ShardReader, read_indexes
 from limla.shards import ShardEntry, index_path
@@ -36,6 +38,7 @@ class Record(NamedTuple):
         extension: of the image ("jpg", "png", …).
         image: the encoded image; a view of the shard, which stays mapped as long as a view is held.
         label: the class index, checked against the class names.
+        codec: reads the image where its extension alone does not say how: a learned one, with its weights.
     """
 
     key: str
@@ -43,6 +46,14 @@ class Record(NamedTuple):
     extension: str
     image: memoryview
     label: int
+    codec: Codec | None = None
+
+
+class Written(NamedTuple):
+    """What a codec wrote in a folder: the extension of its files, and the learned codec that alone reads them."""
+
+    extension: str
+    codec: Codec | None
 
 
 class ShardSource:
@@ -59,6 +70,11 @@ class ShardSource:
         counts: samples of each.
         num_samples: their sum.
         recheck: whether copies in the cache are hashed again.
+        extensions: of what codecs wrote, each once; the packed originals, which every loader decodes, are left out.
+
+    Args:
+        folders: of each shard.
+        codecs: folder → what the codec wrote in it, for those that do not hold originals.
     """
 
     def __init__(
@@ -68,12 +84,16 @@ class ShardSource:
         folders: Sequence[AnyPath],
         shards: Sequence[ShardEntry],
         recheck: bool = True,
+        codecs: Mapping[AnyPath, Written] | None = None,
     ) -> None:
         self.split = split
         self.class_names = class_names
         self.tar_paths = tuple(folder / shard.name for folder, shard in zip(folders, shards, strict=True))
         self.counts = tuple(shard.num_samples for shard in shards)
         self._shards = tuple(shards)
+        written = codecs or {}
+        self._codecs = tuple(written[folder].codec if folder in written else None for folder in folders)
+        self.extensions = tuple(dict.fromkeys(each.extension for each in written.values()))
         self._starts = [0, *itertools.accumulate(self.counts)]
         self.num_samples = self._starts[-1]
         self.recheck = recheck
@@ -156,7 +176,7 @@ class ShardSource:
         reader = self.reader(shard)
         key, extension = reader.locations.key(number), reader.locations.extension(number)
         label = self.check_label(reader.label(number), shard, key)
-        return Record(key, reader.path, extension, reader.member(number, extension), label)
+        return Record(key, reader.path, extension, reader.member(number, extension), label, self._codecs[shard])
 
     def image_size(self, index: int) -> tuple[int, int]:
         """(height, width) of a sample as its `json` member records them."""
@@ -208,9 +228,9 @@ def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = 
 
     Raises `DataError` for a tar that is missing, truncated or altered, an index that is missing or of
     another length, an empty split, and folders that are not variants of one dataset (other class names or
-    other keys); `SettingsError` when no folder, or one folder twice, is given, or an
-    object store's shards are more than the files this process may open. Contents in an object store, and
-    the length of indexes there, are checked when a shard is fetched.
+    other keys), or whose learned codec's weights are missing; `SettingsError` when no folder, or one folder
+    twice, is given, or an object store's shards are more than the files this process may open. Contents in an
+    object store, and the length of indexes there, are checked when a shard is fetched.
     """
     folders = [Path(folder) if isinstance(folder, str) else folder for folder in folders]
     if not folders:
@@ -236,6 +256,11 @@ def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = 
                 _check_index_length(folder / shard.name, shard.num_samples)
         held += [(folder, shard) for shard in manifest.of_split(split) if shard.num_samples]
     _check_same_keys(folders, manifests, split)
+    written = {
+        folder: Written(extension_of(manifest.codec), learned_codec(manifest.codec, folder))
+        for folder, manifest in zip(folders, manifests, strict=True)
+        if manifest.codec != SOURCE
+    }
     num_remote = sum(is_remote(folder) for folder, _ in held)
     if num_remote:
         allow_copies(num_remote)
@@ -245,6 +270,7 @@ def open_source(folders: Sequence[AnyPath], split: str, verify_contents: bool = 
         [folder for folder, _ in held],
         [shard for _, shard in held],
         verify_contents,
+        written,
     )
 
 

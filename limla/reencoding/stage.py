@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from limla.codecs import build_codec
-from limla.codecs.base import Codec
+from limla.codecs.base import Codec, Learned
+from limla.codecs.matching import inner_codec
 from limla.engines import build_engine
 from limla.engines.base import Engine
 from limla.errors import SettingsError
@@ -35,7 +36,7 @@ class ReencodeSettings:
     """What to make.
 
     Attributes:
-        codec: a name of the codec catalogue.
+        codec: of the catalogue, with knobs as the command line writes them ("jpeg", "jpeg:subsampling=444").
         qualities: on the codec's scale; at least one.
         subsampling: chroma subsampling, pinned and recorded; None leaves it to the codec (JPEG: 4:2:0).
         measure: of how many images PSNR and SSIM are measured: a number, "all" or "none". The images are
@@ -147,20 +148,23 @@ def _is_complete(variant: Variant, progress: Progress) -> bool:
 def _variants(data_dir: AnyPath, settings: ReencodeSettings, source: Manifest) -> list[Variant]:
     codec = settings.build_codec()
     shared: dict[str, Any] = {
-        "codec": settings.codec,
+        "codec": codec.name,
         **codec.settings(),
         "measure": settings.measure,
         "seed": settings.seed,
         "source": {split: source.data_id(split) for split in source.splits()},
     }
     versions = {**library_versions(()), "codec": codec.version()}
+    learned = inner_codec(codec)
+    weights = learned.weights_bytes() if isinstance(learned, Learned) else None
     return [
         Variant(
-            folder=data_dir / variant_name(settings.codec, quality),
-            codec=settings.codec,
+            folder=data_dir / variant_name(codec.name, quality),
+            codec=codec.name,
             quality=quality,
             settings={**shared, "quality": quality},
             versions=versions,
+            weights=weights,
         )
         for quality in settings.qualities
     ]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from limla.codecs.base import WEIGHTS
 from limla.errors import DataError, SettingsError
 from limla.files import TEMPORARY_SUFFIX, canonical_json, remove_unfinished, write_bytes, write_json
 from limla.manifest import FILE_NAME, Manifest, check_settings, read_manifest, verify_shard
@@ -57,6 +58,7 @@ class Variant:
         codec, quality: what it holds.
         settings: everything that decides its bytes; `settings["source"]` maps each split to its data id.
         versions: of the libraries that make the bytes.
+        weights: of a learned codec, without which nobody reads the folder; None for others.
     """
 
     folder: AnyPath
@@ -64,6 +66,7 @@ class Variant:
     quality: int
     settings: dict[str, Any]
     versions: dict[str, str]
+    weights: bytes | None = None
 
     def is_complete(self) -> bool:
         """Whether the folder is finished; checks that it was made, or begun, with these settings.
@@ -94,6 +97,8 @@ class Variant:
             rows = pq.read_metadata(parquet_source(self.folder / ENCODING)).num_rows
         except (OSError, pa.ArrowException):
             rows = -1
+        if self.weights is not None and listing(self.folder).get(WEIGHTS) != len(self.weights):
+            damaged.append(WEIGHTS)
         if rows != manifest.num_samples():
             damaged.append(ENCODING)
         return ", ".join(damaged)
@@ -166,6 +171,8 @@ class Variant:
         """Make the folder and leave in it what it is going to be."""
         make_folder(self.folder)
         write_json(self.folder / SETTINGS, {"settings": self.settings, "versions": self.versions})
+        if self.weights is not None:
+            write_bytes(self.folder / WEIGHTS, self.weights)
 
     def finished(self) -> set[str]:
         """The names of the shards that are finished here."""

@@ -74,9 +74,8 @@ def _reencodings(study: Study) -> Iterator[ReencodeSettings]:
     for place, codec in enumerate(study.codecs):
         with about_entry("codecs", place):
             found = ReencodeSettings(
-                codec=codec.codec,
+                codec=codec.text,
                 qualities=codec.qualities,
-                subsampling=codec.subsampling,
                 measure=study.measure,
             )
         yield found
@@ -104,7 +103,7 @@ def _train_settings(
     plan = condition.plan
     return TrainSettings(
         data_dir=data_dir,
-        codec=condition.codec,
+        codec=study.codec_text(condition.codec),
         qualities=condition.qualities,
         random_qualities=parse_qualities(plan.random_quality, allow_source=True) if plan.random_quality else (),
         adversary=parse_attack(plan.adversary) if plan.adversary else None,
@@ -171,14 +170,14 @@ def evaluations(
     ):
         for number, codec in enumerate(study.codecs):
             qualities = tuple(
-                quality for name, quality in wanted if name == codec.codec or (quality is None and number == 0)
+                quality for name, quality in wanted if name == codec.name or (quality is None and number == 0)
             )
             if qualities:
                 found.append(
                     EvaluateSettings(
                         data_dir=stages.data_dir,
                         checkpoints=checkpoints,
-                        codec=codec.codec,
+                        codec=codec.text,
                         qualities=qualities,
                         attacks=attacks,
                         eps=plan.eps,

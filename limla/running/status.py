@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from limla.codecs import codec_name
 from limla.errors import DataError
 from limla.manifest import SOURCE, list_variants, read_manifest, variant_name
 from limla.results import prediction_path
@@ -145,7 +146,7 @@ def _keys(settings: EvaluateSettings, model: str) -> list[tuple[_Key, CellKind]]
             attack = plan.attack
             defence = "" if plan.defence is None else plan.defence.plan.label
             parameters = json.dumps(attack.settings(), sort_keys=True)
-            variant = variant_name(SOURCE if quality is None else settings.codec, quality)
+            variant = variant_name(SOURCE if quality is None else codec_name(settings.codec), quality)
             key = (variant, attack.name, attack.norm, attack.eps, parameters, plan.threat, defence)
             number = 0 if plan.defence is None else len(plan.defence.plan.qualities)
             found.append((key, CellKind(name, attack.name, attack.num_gradients, plan.threat, number)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limla.codecs import codec_name
 from limla.engines import build_engine
 from limla.manifest import SOURCE, variant_name
 from limla.progress import SILENT, Progress
@@ -118,4 +119,6 @@ def _train(trainings: Sequence[TrainSettings], progress: Progress) -> tuple[Path
 
 def train_set_name(codec: str, qualities: tuple[int | None, ...]) -> str:
     """What a model is trained on, in words: "source", "jpeg-q10", "source+jpeg-q10"."""
-    return "+".join(SOURCE if quality is None else variant_name(codec, quality) for quality in qualities)
+    return "+".join(
+        SOURCE if quality is None else variant_name(codec_name(codec), quality) for quality in qualities
+    )

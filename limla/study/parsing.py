@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ _Plan = TypeVar("_Plan")
 _QUALITY = re.compile(r"[0-9]{1,9}")
 ONE_DATASET = ("data_dir", "raw")
 """Entries that describe one dataset at the top level, or in a table of `datasets`."""
-_ONE_CODEC = ("codec", "qualities", "subsampling")
+_ONE_CODEC = ("codec", "qualities", "subsampling", "weights")
 _KNOWN = (
     *("data_dir", "output_dir", "raw", "datasets", *_ONE_CODEC, "codecs"),
     *(item.name for item in fields(Study) if item.name not in ("datasets", "output_dir", "codecs")),
@@ -91,7 +91,7 @@ def _expanded(settings: dict[str, Any]) -> dict[str, Any]:
     if "training" in settings:
         found["training"] = _validated(TrainingPlan, settings["training"], ("training",))
     training = found.get("training", TrainingPlan())
-    codecs = [codec.codec for codec in found["codecs"]]
+    codecs = {codec.name: codec.text for codec in found["codecs"]}
     found["train"] = tuple(
         _train_condition(entry, ("train", place), training, codecs)
         for place, entry in enumerate(_list(settings, "train"))
@@ -176,14 +176,16 @@ def _first_problem(problems: Sequence[Any], plan: type, path: EntryPath) -> Entr
     return EntryError(place, f"'{name}' is {problem['input']!r}: {message}")
 
 
-def _variant(entry: Any, path: EntryPath, codecs: Sequence[str]) -> Variant:
-    """ "source", 10, or "webp:10"."""
+def _variant(entry: Any, path: EntryPath, codecs: Mapping[str, str]) -> Variant:
+    """ "source", 10, or "webp:10"; `codecs` are the study's, name → text."""
     if entry == SOURCE:
         return SOURCE, None
     if isinstance(entry, int) and not isinstance(entry, bool):
         if len(codecs) > 1:
-            raise EntryError(path, f"'{_dotted(path)}' is {entry}: of which codec? Write {codecs[0]}:{entry}")
-        return codecs[0], entry
+            raise EntryError(
+                path, f"'{_dotted(path)}' is {entry}: of which codec? Write {next(iter(codecs))}:{entry}"
+            )
+        return next(iter(codecs)), entry
     if isinstance(entry, str):
         codec, colon, number = entry.partition(":")
         if colon and codec in codecs and _QUALITY.fullmatch(number):
@@ -194,7 +196,7 @@ def _variant(entry: Any, path: EntryPath, codecs: Sequence[str]) -> Variant:
 
 
 def _train_condition(
-    entry: Any, path: EntryPath, training: TrainingPlan, codecs: Sequence[str]
+    entry: Any, path: EntryPath, training: TrainingPlan, codecs: Mapping[str, str]
 ) -> TrainCondition:
     table = dict(entry) if isinstance(entry, dict) else {"on": entry}
     on, name = table.pop("on", SOURCE), table.pop("name", "")
@@ -213,7 +215,7 @@ def _train_condition(
         return TrainCondition(variants, plan, name)
 
 
-def _evaluation(evaluation: dict[str, Any], codecs: Sequence[str]) -> dict[str, Any]:
+def _evaluation(evaluation: dict[str, Any], codecs: Mapping[str, str]) -> dict[str, Any]:
     found = dict(evaluation)
     path: EntryPath = ("evaluation",)
     with about_entry(*path, "eps"):
@@ -282,7 +284,7 @@ def _check_parameters(plans: Sequence[AttackPlan]) -> None:
         build_attack(plan.name, {**shared, **given})
 
 
-def _defences(entries: Sequence[Any], path: EntryPath, codecs: Sequence[str]) -> tuple[DefencePlan, ...]:
+def _defences(entries: Sequence[Any], path: EntryPath, codecs: Mapping[str, str]) -> tuple[DefencePlan, ...]:
     """Tables { codec, qualities, threats, random }; entries about one defence are put together."""
     found: dict[tuple[str, tuple[int, ...]], DefencePlan] = {}
     known = ("codec", "qualities", "threats", "random")
@@ -307,8 +309,8 @@ def _defences(entries: Sequence[Any], path: EntryPath, codecs: Sequence[str]) ->
     return tuple(found.values())
 
 
-def _defence_plans(entry: dict[str, Any], codecs: Sequence[str]) -> list[DefencePlan]:
-    codec, random = entry.get("codec", codecs[0]), entry.get("random", False)
+def _defence_plans(entry: dict[str, Any], codecs: Mapping[str, str]) -> list[DefencePlan]:
+    codec, random = entry.get("codec", next(iter(codecs))), entry.get("random", False)
     qualities, threats = _as_list(entry.get("qualities", [])), _as_list(entry.get("threats", ["static"]))
     if not isinstance(codec, str) or not isinstance(random, bool):
         raise SettingsError("expected codec = a name, random = true or false")
@@ -317,7 +319,8 @@ def _defence_plans(entry: dict[str, Any], codecs: Sequence[str]) -> list[Defence
     if not all(isinstance(name, str) for name in threats):
         raise SettingsError(f"threats = {threats!r}: expected names")
     chosen = [tuple(qualities)] if random or not qualities else [(quality,) for quality in qualities]
-    return [DefencePlan(codec, numbers, tuple(threats)) for numbers in chosen]
+    # a codec of the study has its knobs here too
+    return [DefencePlan(codecs.get(codec, codec), numbers, tuple(threats)) for numbers in chosen]
 
 
 def _dotted(path: EntryPath) -> str:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import PlainValidator
 
-from limla.codecs import build_codec
+from limla.codecs import build_codec, codec_label, codec_name, codec_scale
 from limla.errors import SettingsError
 from limla.files import content_id
 from limla.manifest import SOURCE, variant_name
 from limla.paths import AnyPath, open_folder
 from limla.plans import AttackPlan, DefencePlan
-from limla.registry import CODECS, ENGINES, LOADERS
+from limla.registry import ENGINES, LOADERS
 from limla.study.lines import EntryError, about_entry
 from limla.types import Preprocessing
 
@@ -83,9 +83,10 @@ class CodecPlan:
     """A codec and the qualities to re-encode at.
 
     Attributes:
-        codec: of the catalogue.
+        codec: of the catalogue, with knobs as in "jpeg:subsampling=444".
         qualities: on its scale.
         subsampling: of chroma; None leaves it to the codec.
+        weights: file of a learned codec.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
@@ -93,10 +94,11 @@ class CodecPlan:
     codec: str = "jpeg"
     qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
     subsampling: str | None = None
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         with about_entry("codec"):
-            scale = CODECS.load(self.codec).scale
+            scale = codec_scale(self.codec)
         with about_entry("qualities"):
             for quality in self.qualities:
                 scale.check(quality)
@@ -105,14 +107,33 @@ class CodecPlan:
             if len(set(self.qualities)) < len(self.qualities):
                 raise SettingsError("qualities names an entry twice: name each once")
 
-        if self.subsampling is not None:
-            with about_entry("subsampling"):
-                build_codec(self.codec, subsampling=self.subsampling)
+        for knob in ("subsampling", "weights"):
+            if (value := getattr(self, knob)) is not None:
+                with about_entry(knob):
+                    build_codec(self.codec, **{knob: str(value)})
+        with about_entry("codec"):
+            build_codec(self.text)
+
+    @property
+    def name(self) -> str:
+        """The codec's, as in folders and rows."""
+        return codec_name(self.codec)
+
+    @property
+    def text(self) -> str:
+        """The codec with all its knobs, as the command line writes it."""
+        knobs = [
+            f"{knob}={value}"
+            for knob in ("subsampling", "weights")
+            if (value := getattr(self, knob)) is not None
+        ]
+        before = f"{self.codec}{',' if ':' in self.codec else ':'}" if knobs else self.codec
+        return before + ",".join(knobs)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
         """In the order given."""
-        return tuple((self.codec, quality) for quality in self.qualities)
+        return tuple((self.name, quality) for quality in self.qualities)
 
 
 @dataclass(frozen=True)
@@ -138,6 +159,7 @@ class TrainingPlan:
     Attributes:
         random_quality: qualities of which each image meets another one at random every time, as the command line
             writes them ("10-90:10", "source,5,50"); "" without.
+        random_codec: a codec of the study for them; "" takes its first one.
         adversary: the attack of adversarial training, as the command line writes it ("pgd:eps=2/255,steps=7");
             "" without.
     """
@@ -153,6 +175,7 @@ class TrainingPlan:
     freeze_backbone: bool = False
     augment: bool = False
     random_quality: str = ""
+    random_codec: str = ""
     adversary: str = ""
 
 
@@ -186,8 +209,8 @@ class TrainCondition:
 
     @property
     def codec(self) -> str:
-        """The codec of `on`; "jpeg" where only the originals are meant."""
-        return next((codec for codec, quality in self.on if quality is not None), "jpeg")
+        """The name of the codec of `on`, or of the qualities drawn; "" where the study's first one is meant."""
+        return next((codec for codec, quality in self.on if quality is not None), self.plan.random_codec)
 
     @property
     def qualities(self) -> tuple[int | None, ...]:
@@ -296,7 +319,7 @@ class Study:
     def _check_named_once(self) -> None:
         lists: tuple[tuple[tuple[str, ...], Sequence[object]], ...] = (
             (("datasets",), [dataset.label for dataset in self.datasets]),
-            (("codecs",), [codec.codec for codec in self.codecs]),
+            (("codecs",), [codec.name for codec in self.codecs]),
             (("models",), self.models),
             (("seeds",), self.seeds),
             (("train",), [_train_key(condition) for condition in self.train]),
@@ -326,6 +349,17 @@ class Study:
                             f"{'.'.join(path)} names quality {self.variant_text(variant)}, which is not re-encoded; "
                             f"known: {', '.join(map(self.variant_text, known))}",
                         )
+
+    def codec_text(self, name: str) -> str:
+        """A codec of the study with its knobs, by its name; its first one for "".
+
+        Raises `SettingsError` for a name that is not among them.
+        """
+        for codec in self.codecs:
+            if name in ("", codec.name):
+                return codec.text
+        known = ", ".join(codec.name for codec in self.codecs)
+        raise SettingsError(f"codec '{name}' is not among the study's: {known}")
 
     def variant_text(self, variant: Variant) -> str:
         """As a study file writes it: "source", "10", "webp:10" where there are several codecs."""
@@ -365,7 +399,11 @@ class Study:
         decides = {
             "raw": str(dataset.raw and dataset.raw.resolve()),
             "split": vars(self.split),
-            "codecs": [[codec.codec, codec.subsampling] for codec in self.codecs if codec.subsampling],
+            "codecs": [
+                [codec.name, codec.subsampling] if codec.subsampling else codec_label(codec.text)
+                for codec in self.codecs
+                if codec_label(codec.text) != codec.name
+            ],
             "measure": self.measure,
         }
         return self.output_dir / "shards" / content_id(decides)[:8] / dataset.label

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from limla.codecs import build_codec
+from limla.codecs import build_codec, codec_name
 from limla.errors import DataError, SettingsError
 from limla.files import content_id, file_sha256, write_bytes, write_json
 from limla.manifest import Manifest, check_settings, library_versions
@@ -93,7 +93,7 @@ def decisive_settings(
     if settings.random_qualities:
         qualities = quality_text(settings.random_qualities)
         added["random-quality"] = {
-            "codec": settings.codec, "qualities": qualities, **build_codec(settings.codec).settings()
+            "codec": codec_name(settings.codec), "qualities": qualities, **build_codec(settings.codec).settings()
         }  # fmt: skip
     if settings.adversary is not None:
         added["adversary"] = adversary_text(settings.adversary)

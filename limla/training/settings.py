@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from limla.codecs import codec_label, codec_name, codec_scale
 from limla.errors import SettingsError
 from limla.manifest import SOURCE, variant_name
 from limla.paths import AnyPath
 from limla.plans import NO_ATTACK, AttackPlan, Parameter
-from limla.registry import CODECS, LOADERS
+from limla.registry import LOADERS
 from limla.types import Preprocessing
 
 STANDARD = "standard"
@@ -25,7 +26,7 @@ class TrainSettings:
     Attributes:
         data_dir: dataset folder, holding "source" and "<codec>-q<quality>".
         output_dir: where the run's files go; an unfinished run there is continued.
-        codec: of the qualities.
+        codec: of the qualities; its knobs, as in "jpeg:subsampling=444", are for random qualities.
         qualities: to train on; None is the originals; several are a mix, each image once per quality.
         random_qualities: at least two, or none: each time an original is trained on, it goes through the codec at
             one of these, drawn with equal probability (None: as it is); kept sorted. Without `qualities`.
@@ -95,7 +96,7 @@ class TrainSettings:
         if len(set(self.qualities)) < len(self.qualities):
             raise SettingsError(f"a quality is named twice: {self.train_quality}")
         if self.codec != SOURCE:
-            CODECS.check(self.codec)
+            codec_name(self.codec)
         elif self.qualities != (None,):
             raise SettingsError("codec 'source' has no qualities: name the codec, e.g. jpeg")
         if self.loader != "auto":
@@ -120,7 +121,7 @@ class TrainSettings:
             raise SettingsError(
                 f"random quality {named} leaves nothing to draw: name several, or train on --quality {named}"
             )
-        scale = CODECS.load(self.codec).scale
+        scale = codec_scale(self.codec)
         numbers = sorted(scale.check(quality) for quality in self.random_qualities if quality is not None)
         original = (None,) if None in self.random_qualities else ()
         object.__setattr__(self, "random_qualities", (*original, *numbers))
@@ -128,7 +129,7 @@ class TrainSettings:
     @property
     def train_codec(self) -> str:
         """As conditions record it: "source" when only the originals are trained on."""
-        return SOURCE if self.qualities == (None,) else self.codec
+        return SOURCE if self.qualities == (None,) else codec_name(self.codec)
 
     @property
     def train_quality(self) -> str:
@@ -141,7 +142,7 @@ class TrainSettings:
         alpha=2/255", or both joined by " + "."""
         parts: list[str] = []
         if self.random_qualities:
-            parts.append(f"random {self.codec} quality {quality_text(self.random_qualities)}")
+            parts.append(f"random {codec_label(self.codec)} quality {quality_text(self.random_qualities)}")
         if self.adversary is not None:
             parts.append(adversary_text(self.adversary))
         return " + ".join(parts) or STANDARD
@@ -149,7 +150,7 @@ class TrainSettings:
     def folders(self) -> list[AnyPath]:
         """The variant folders to train on."""
         return [
-            self.data_dir / (SOURCE if quality is None else variant_name(self.codec, quality))
+            self.data_dir / (SOURCE if quality is None else variant_name(codec_name(self.codec), quality))
             for quality in self.qualities
         ]
 

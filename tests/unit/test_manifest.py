@@ -117,7 +117,8 @@ def test_verification_finds_each_kind_of_damage(folder: Path) -> None:
 def test_variant_names(tmp_path: Path) -> None:
     assert variant_name("source", None) == "source"
     assert parse_variant(variant_name("jpeg", 10)) == ("jpeg", 10)
-    for name in ("jpeg", "jpeg-10", "jpeg-q", "JPEG-q1", "a-b-q1", ""):
+    assert parse_variant(variant_name("webp-bpp", 250)) == ("webp-bpp", 250)
+    for name in ("jpeg", "jpeg-10", "jpeg-q", "JPEG-q1", "a--b-q1", "-q1", ""):
         with pytest.raises(SettingsError, match="not a variant folder"):
             parse_variant(name)
     for name in ("jpeg-q50", "source", "jpeg-q5", "jpeg-q10", "notes", "unfinished-q1"):
