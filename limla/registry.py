@@ -67,6 +67,9 @@ CODECS = Catalogue(
         "jpeg2000": "limla.codecs.jpeg2000:Jpeg2000Codec",
         "webp": "limla.codecs.webp:WebpCodec",
         "avif": "limla.codecs.avif:AvifCodec",
+        "h264": "limla.codecs.h264:H264Codec",
+        "hevc": "limla.codecs.hevc:HevcCodec",
+        "av1": "limla.codecs.av1:Av1Codec",
         "png": "limla.codecs.png:PngCodec",
     },
 )

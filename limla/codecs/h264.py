@@ -25,8 +25,8 @@ class H264Codec(IntraCodec):
 
     Tuned for PSNR, the distortion by which limla compares: x264's psychovisual choices lower it. Preset "slow":
     "medium" takes a third of the time and about 2% more bits, slower ones gain nothing in a single picture. One slice:
-    more are for threads, and cost bits. The scale begins at 10: below, PSNR and bits fall and rise by chance from one QP to the
-    next (a photo's halved colours are all of its error by then), and 0 is another, lossless mode.
+    more are for threads, and cost bits. The scale begins at 10: below, PSNR and bits fall and rise by chance from one
+    QP to the next (the halved colours are all of a photo's error by then), and 0 is another, lossless mode.
     """
 
     name: ClassVar[str] = "h264"
