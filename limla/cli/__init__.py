@@ -20,6 +20,8 @@ COMMANDS = {
     "reencode": "limla.cli.reencode:reencode",
     "export": "limla.cli.export:export",
     "verify": "limla.cli.verify:verify",
+    "compress": "limla.cli.compress:compress",
+    "decompress": "limla.cli.decompress:decompress",
     "train": "limla.cli.train:train",
     "evaluate": "limla.cli.evaluate:evaluate",
     "simulation": "limla.cli.simulation:simulation",

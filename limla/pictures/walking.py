@@ -35,13 +35,20 @@ class Walker:
         suffixes: of the files that are wanted, lower-case, with the dot.
         skipped: counts reason → entries passed over.
         unreadable: gathers the folders that could not be listed, relative paths with the reason.
+        own: names that are passed over without counting them.
     """
 
     def __init__(
-        self, root: Path, suffixes: Container[str], skipped: Counter[str], unreadable: list[str]
+        self,
+        root: Path,
+        suffixes: Container[str],
+        skipped: Counter[str],
+        unreadable: list[str],
+        own: Container[str] = (),
     ) -> None:
         self._root = root
         self._suffixes = suffixes
+        self._own = own
         self._skipped = skipped
         self._unreadable = unreadable
         resolved = root.resolve()
@@ -71,6 +78,8 @@ class Walker:
     def pictures(self, folder: str, files: list[os.DirEntry[str]]) -> Iterator[tuple[str, int, int]]:
         """(relative path, size, mtime in ns) of the entries with a wanted suffix; counts the others."""
         for entry in files:
+            if entry.name in self._own:
+                continue
             suffix = stem_and_suffix(entry.name)[1].lower()
             if suffix not in self._suffixes:
                 self._skipped[f"{printable(suffix)} file" if suffix else "file without extension"] += 1

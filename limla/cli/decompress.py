@@ -1,0 +1,67 @@
+"""`limla decompress`: files of any codec → lossless pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
+from limla.cli.paths import LocalPath
+
+
+@click.command("decompress", short_help="Files of any codec → PNG or TIFF.", cls=LimlaCommand)
+@click.argument("source", metavar="FOLDER", type=LocalPath())
+@click.option("--out", required=True, type=LocalPath(), help="Folder for the pictures; the same tree.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["png", "tiff"]),
+    default="png",
+    show_default=True,
+    help="Of the pictures made; both hold the pixels as they are.",
+)
+@click.option(
+    "--weights",
+    type=LocalPath(),
+    help="Of a learned codec. [default: the copy that limla compress left in FOLDER]",
+)
+@click.option("--workers", type=int, help=WORKERS_HELP)
+@click.option("--engine", default="local", show_default=True, help=ENGINE_HELP)
+@click.option("--master", help=MASTER_HELP)
+def decompress(
+    source: Path,
+    out: Path,
+    file_format: Literal["png", "tiff"],
+    weights: Path | None,
+    workers: int | None,
+    engine: str,
+    master: str | None,
+) -> None:
+    """Decode every file under FOLDER (or the one file it is) that a codec of limla's writes; .laff names its codec.
+
+    A damaged file is named with its reason, in OUT/quarantine.jsonl too, and the others are done. A file of a
+    progressive codec that was cut off is decoded as far as it goes. Interrupted, it goes on where it stopped when run
+    again.
+    """
+    from limla.compressing import DecompressSettings
+    from limla.compressing import decompress as run
+    from limla.engines import build_engine
+
+    progress = ConsoleProgress()
+    settings = DecompressSettings(file_format, weights)
+    result = run(source, out, settings, progress, build_engine(engine, workers, master, progress))
+    found = result.summary
+    if found:
+        cut = f", {found['cut_off']} of them cut off" if found["cut_off"] else ""
+        click.echo(
+            f"{out}: {found['pictures']} pictures{cut}, {found['source_num_bytes'] / 1e6:.1f} MB → "
+            f"{found['num_bytes'] / 1e6:.1f} MB; {result.num_made} made now"
+        )
+    if result.skipped:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
+        click.echo(f"skipped {result.skipped.total()}: {reasons}")
+    result.check_whole()

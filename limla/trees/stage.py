@@ -1,0 +1,163 @@
+"""Sources → results: what is missing is planned, spread over an engine, recorded as it is finished."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limla.engines.base import Engine
+from limla.errors import DataError
+from limla.files import check_visible, remove_unfinished
+from limla.pictures.walking import printable
+from limla.progress import Progress
+from limla.storage import listing
+from limla.trees.conversion import Conversion, ConvertFiles, Job, Refused, Row
+from limla.trees.folder import ResultFolder
+from limla.trees.sources import Sources
+
+FILES_IN_A_UNIT = 32
+"""Few enough that a kill costs little and many workers have work, enough to be worth a task of Spark's."""
+_SHOWN = 100
+"""Refused files named on the console; all of them are in the quarantine list."""
+
+Summarise = Callable[[Sequence[Row]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class TreeResult:
+    """What is in the folder of results now.
+
+    Attributes:
+        rows: of every source of which there are results, by path.
+        summary: of these rows.
+        num_made: sources converted by this run; the others were finished.
+        refused: sources of which nothing could be made.
+        skipped: reason → number of entries that are no sources.
+        quarantine: the list of the refused.
+    """
+
+    rows: tuple[Row, ...]
+    summary: Mapping[str, Any]
+    num_made: int
+    refused: tuple[Refused, ...]
+    skipped: Counter[str]
+    quarantine: Path
+
+    def check_whole(self) -> None:
+        """Raise `DataError` where files were refused, for an exit code that tells."""
+        if self.refused:
+            num = len(self.refused)
+            raise DataError(
+                f"{num} of {num + len(self.rows)} files refused, the others are done; reasons: {self.quarantine}"
+            )
+
+
+def convert_tree(
+    sources: Sources,
+    target: ResultFolder,
+    conversion: Conversion,
+    summarise: Summarise,
+    progress: Progress,
+    engine: Engine,
+    title: str,
+) -> TreeResult:
+    """Make what is missing of the sources' results, and complete the folder's records.
+
+    Run again after an interruption, a full disk or a change of the sources, it makes only what is missing or changed,
+    and the bytes are those of one run. A source whose size and time are those recorded, and whose results have their
+    sizes, is finished. What stands under the name of a result and is not limla's is left as it is and the source is
+    refused.
+
+    Raises as `ResultFolder.held` and `begin`; `OSError` for a full disk.
+    """
+    with target.held():
+        known = target.rows()
+        folders = sorted({source.path.rpartition("/")[0] for source in sources.files})
+        _clear(target, folders)
+        jobs, finished = _plan(sources, target, known, folders)
+        num_finished, refused = len(finished), list[Refused]()
+        if jobs:
+            if num_finished:
+                progress.say(f"{num_finished} files are finished already")
+            target.begin()
+            try:
+                for result in _run(sources, target, conversion, jobs, progress, engine, title):
+                    if isinstance(result, Refused):
+                        refused.append(result)
+                    else:
+                        finished[str(result["source"])] = result
+            finally:
+                _clear(target, folders)
+        else:
+            progress.say(f"nothing to do: {target.folder} is complete")
+        rows = tuple(finished[source.path] for source in sources.files if source.path in finished)
+        kept = [row for path, row in known.items() if path not in finished]
+        summary = dict(summarise(rows)) if rows else {}
+        if jobs or not target.is_complete():
+            target.finish([*rows, *kept], refused, summary)
+    num_gone = len(kept) - sum(one.path in known for one in refused)
+    _tell(refused, num_gone, target, progress)
+    made = len(rows) - num_finished
+    return TreeResult(rows, summary, made, tuple(refused), sources.skipped, target.quarantine)
+
+
+def _clear(target: ResultFolder, folders: Iterable[str]) -> None:
+    """Remove what a killed run, or worker, left half-written."""
+    for folder in folders:
+        remove_unfinished(target.folder / folder)
+
+
+def _plan(
+    sources: Sources, target: ResultFolder, known: Mapping[str, Row], folders: Iterable[str]
+) -> tuple[list[Job], dict[str, Row]]:
+    """What is to be done, and the rows of what is finished."""
+    there = {folder: listing(target.folder / folder) for folder in folders}
+    jobs: list[Job] = []
+    finished: dict[str, Row] = {}
+    for source in sources.files:
+        row = known.get(source.path)
+        if row is not None and target.is_finished(source, row, there[source.path.rpartition("/")[0]]):
+            finished[source.path] = row
+        else:
+            jobs.append(Job(source, is_ours=row is not None))
+    return jobs, finished
+
+
+def _run(
+    sources: Sources,
+    target: ResultFolder,
+    conversion: Conversion,
+    jobs: list[Job],
+    progress: Progress,
+    engine: Engine,
+    title: str,
+) -> Iterator[Row | Refused]:
+    work = ConvertFiles(sources.root.absolute(), target.folder.absolute(), conversion)
+    units = [tuple(jobs[start : start + FILES_IN_A_UNIT]) for start in range(0, len(jobs), FILES_IN_A_UNIT)]
+    with (
+        target.journal() as journal,
+        progress.stage(title, len(jobs), "images") as advance,
+        closing(engine.map(work, units, advance)) as results,
+    ):
+        for unit in results:
+            rows = [result for result in unit if not isinstance(result, Refused)]
+            for row in rows[:1]:
+                for name in conversion.names(str(row["source"]), row):
+                    check_visible(target.folder / name)
+            journal.record(rows)
+            yield from unit
+
+
+def _tell(refused: list[Refused], num_gone: int, target: ResultFolder, progress: Progress) -> None:
+    for one in refused[:_SHOWN]:
+        progress.say(f"{printable(one.path)}: {one.reason}")
+    if len(refused) > _SHOWN:
+        progress.say(f"… and {len(refused) - _SHOWN} more: {target.quarantine}")
+    if num_gone:
+        progress.say(
+            f"warning: {target.folder} holds what was made of {num_gone} files that are no longer there; it is kept"
+        )
