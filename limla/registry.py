@@ -70,6 +70,7 @@ CODECS = Catalogue(
         "h264": "limla.codecs.h264:H264Codec",
         "hevc": "limla.codecs.hevc:HevcCodec",
         "av1": "limla.codecs.av1:Av1Codec",
+        "svd": "limla.codecs.svd:SvdCodec",
         "png": "limla.codecs.png:PngCodec",
     },
 )
