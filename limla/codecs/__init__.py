@@ -35,6 +35,12 @@ def codec_scale(text: str) -> QualityScale:
     return RATE_SCALE if name.endswith(BPP) else CODECS.load(name).scale
 
 
+def at_rate(text: str) -> str:
+    """The text of the twin whose quality is a rate: "jpeg-bpp:subsampling=444" of "jpeg:subsampling=444"."""
+    name, colon, knobs = text.partition(":")
+    return codec_name(text) + ("" if name.strip().endswith(BPP) else BPP) + colon + knobs
+
+
 def higher_is_better(name: str) -> bool:
     """Whether a codec's quality rises with its number; True for one that this installation does not know.
 

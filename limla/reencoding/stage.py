@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,10 +17,10 @@ from limla.files import absolute, check_visible, exclusive, remove_unfinished
 from limla.manifest import SOURCE, Manifest, library_versions, read_manifest, variant_name, verify_shards
 from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
+from limla.reencoding.rates import draw_samples
 from limla.reencoding.shard import ReencodeShard, ShardJob
 from limla.reencoding.variant import Variant, VariantSummary, part_path
 from limla.registry import ENGINES
-from limla.shard_reader import read_indexes
 
 LOCK = ".reencode.lock"
 _FOLDERS_AT_ONCE = 3
@@ -191,24 +188,12 @@ def _jobs(
 def _measured(
     folder: AnyPath, source: Manifest, settings: ReencodeSettings
 ) -> dict[str, frozenset[int]] | None:
-    """The sample numbers to measure in each shard; None means all.
-
-    The images whose key has the smallest hash: the same ones whatever the shards' size and the qualities.
-    """
+    """The sample numbers to measure in each shard; None means all."""
     if settings.measure == "all":
         return None
-    found: dict[str, set[int]] = {shard.name: set() for shard in source.shards}
-    if settings.measure != "none":
-
-        def ranked() -> Iterator[tuple[bytes, str, int]]:
-            for shard, places in zip(source.shards, read_indexes(folder, source.shards), strict=True):
-                for number, place in enumerate(places):
-                    text = f"{settings.seed}:{place.key}".encode()
-                    yield hashlib.blake2b(text, digest_size=16).digest(), shard.name, number
-
-        for _, name, number in heapq.nsmallest(int(settings.measure), ranked()):
-            found[name].add(number)
-    return {name: frozenset(numbers) for name, numbers in found.items()}
+    number = 0 if settings.measure == "none" else int(settings.measure)
+    drawn = draw_samples(folder, source, settings.seed, number)
+    return {name: frozenset(numbers) for name, numbers in drawn.items()}
 
 
 def _run(work: ReencodeShard, jobs: list[ShardJob], progress: Progress, engine: Engine) -> None:

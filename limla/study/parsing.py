@@ -30,7 +30,7 @@ _Plan = TypeVar("_Plan")
 _QUALITY = re.compile(r"[0-9]{1,9}")
 ONE_DATASET = ("data_dir", "raw")
 """Entries that describe one dataset at the top level, or in a table of `datasets`."""
-_ONE_CODEC = ("codec", "qualities", "subsampling", "weights")
+_ONE_CODEC = ("codec", "qualities", "bpp", "subsampling", "weights")
 _KNOWN = (
     *("data_dir", "output_dir", "raw", "datasets", *_ONE_CODEC, "codecs"),
     *(item.name for item in fields(Study) if item.name not in ("datasets", "output_dir", "codecs")),

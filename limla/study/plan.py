@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import PlainValidator
 
-from limla.codecs import build_codec, codec_label, codec_name, codec_scale
+from limla.codecs import at_rate, build_codec, codec_label, codec_name, codec_scale
+from limla.codecs.matching import THOUSANDTHS
 from limla.errors import SettingsError
 from limla.files import content_id
 from limla.manifest import SOURCE, variant_name
@@ -85,6 +86,8 @@ class CodecPlan:
     Attributes:
         codec: of the catalogue, with knobs as in "jpeg:subsampling=444".
         qualities: on its scale.
+        bpp: rates instead, in bits per pixel: each image at the quality that comes nearest to it; the codec is then
+            its twin "jpeg-bpp", whose qualities are thousandths of a bit per pixel.
         subsampling: of chroma; None leaves it to the codec.
         weights: file of a learned codec.
     """
@@ -95,8 +98,11 @@ class CodecPlan:
     qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
     subsampling: str | None = None
     weights: Path | None = None
+    bpp: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.bpp:
+            self._take_rates()
         with about_entry("codec"):
             scale = codec_scale(self.codec)
         with about_entry("qualities"):
@@ -113,6 +119,15 @@ class CodecPlan:
                     build_codec(self.codec, **{knob: str(value)})
         with about_entry("codec"):
             build_codec(self.text)
+
+    def _take_rates(self) -> None:
+        with about_entry("bpp"):
+            if self.qualities != CodecPlan.qualities:
+                raise SettingsError("qualities and bpp are two ways to say how small: keep one")
+            rates = [round(THOUSANDTHS * rate) for rate in self.bpp]
+        object.__setattr__(self, "qualities", tuple(rates))
+        with about_entry("codec"):
+            object.__setattr__(self, "codec", at_rate(self.codec))
 
     @property
     def name(self) -> str:
