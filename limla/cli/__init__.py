@@ -18,6 +18,7 @@ from limla.errors import LimlaError, ProcessLostError, SettingsError
 COMMANDS = {
     "pack": "limla.cli.pack:pack",
     "reencode": "limla.cli.reencode:reencode",
+    "codecs": "limla.cli.codecs:codecs",
     "export": "limla.cli.export:export",
     "verify": "limla.cli.verify:verify",
     "compress": "limla.cli.compress:compress",

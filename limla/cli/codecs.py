@@ -1,0 +1,128 @@
+"""`limla codecs compare|list`: what the codecs are, and what each costs and loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from limla.cli import LimlaCommand
+from limla.cli.console import ConsoleProgress
+from limla.cli.paths import LocalPath
+
+if TYPE_CHECKING:
+    from limla.comparison import CompareResult
+
+
+@click.group("codecs", short_help="Rate and distortion of every codec: compare, list.")
+def codecs() -> None:
+    """The codecs of the catalogue, and how they compare on your photos (docs/codecs.md)."""
+
+
+@codecs.command("compare", short_help="Rate, distortion and speed of each codec.", cls=LimlaCommand)
+@click.argument("folder", type=LocalPath())
+@click.option(
+    "--codecs",
+    "texts",
+    help="List of jpeg,webp; knobs as in jpeg:subsampling=444; may be given several times. [default: all]",
+    multiple=True,
+)
+@click.option("--images", default=24, show_default=True, help="Photos, drawn at random.")
+@click.option("--seed", default=0, show_default=True, help="Of the draw.")
+@click.option(
+    "--qualities", default=7, show_default=True, help="Points of each codec, evenly spread in log rate."
+)
+@click.option("--output-dir", type=LocalPath(file_okay=False), required=True, help="Rows, tables and the page.")
+@click.option("--workers", type=int, help="Threads that measure distortion. [default: one for each core]")
+def compare(
+    folder: Path,
+    texts: tuple[str, ...],
+    images: int,
+    seed: int,
+    qualities: int,
+    output_dir: Path,
+    workers: int | None,
+) -> None:
+    """Compare codecs on the photos in FOLDER: bits per pixel, PSNR, SSIM, MS-SSIM, speed, BD-rate against JPEG.
+
+    FOLDER holds photos, in folders or not, or shards. Each codec is timed alone; run it when the machine is idle.
+    Interrupted, it goes on where it stopped when run again; codecs may be added.
+    """
+    from limla.comparison import CompareSettings
+    from limla.comparison import compare as run
+
+    settings = CompareSettings(
+        folder=folder,
+        output_dir=output_dir,
+        codecs=_texts(texts),
+        num_images=images,
+        seed=seed,
+        num_points=qualities,
+        workers=workers,
+    )
+    _show(run(settings, ConsoleProgress()))
+
+
+def _texts(given: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The codecs of all the lists; a comma before knob=value belongs to the codec before it."""
+    found: list[str] = []
+    for part in (part.strip() for text in given for part in text.split(",")):
+        name, equals, _ = part.partition("=")
+        if equals and ":" not in name and found and ":" in found[-1]:
+            found[-1] += f",{part}"
+        elif part:
+            found.append(part)
+    return tuple(found) if given else None
+
+
+def _show(result: CompareResult) -> None:
+    click.echo(f"{result.num_images} photos; against jpeg, with 95% intervals over the photos:")
+    for row in result.differences:
+        if row.bd_rate_percent is None:
+            click.echo(f"{row.codec:>16}  {row.reason}")
+            continue
+        interval = (
+            ""
+            if row.bd_rate_low is None or row.bd_rate_high is None
+            else f" [{row.bd_rate_low:.1f}, {row.bd_rate_high:.1f}]"
+        )
+        crossed = ", ".join(
+            f"{crossing.rate_bpp:.3f} bpp (better {crossing.better})"
+            for crossing in result.crossings
+            if crossing.codec == row.codec
+        )
+        click.echo(
+            f"{row.codec:>16}  BD-rate {row.bd_rate_percent:+.1f}%{interval} over {row.psnr_low_db:.1f} to "
+            f"{row.psnr_high_db:.1f} dB" + (f"; crosses jpeg at {crossed}" if crossed else "")
+        )
+    click.echo(result.page)
+
+
+@codecs.command("list", short_help="Names, knobs, settings, versions.", cls=LimlaCommand)
+def list_codecs() -> None:
+    """Every codec: its quality and range, file, settings, version, and what decodes or is missing."""
+    from limla.codecs import build_codec
+    from limla.errors import LimlaError
+    from limla.loaders.decodable import DALI_DECODES
+    from limla.registry import CODECS
+
+    for name in CODECS.names():
+        try:
+            plug = CODECS.load(name)
+        except LimlaError as error:
+            click.echo(f"{name}: {error}")
+            continue
+        scale = plug.scale
+        worse = "" if scale.higher_is_better else ", higher is worse"
+        click.echo(
+            f"{name}: {scale.knob} {scale.lowest} to {scale.highest}{worse}; .{plug.extension}, "
+            f"{'DALI decodes it too' if plug.extension in DALI_DECODES else 'decoded by the cpu loader alone'}"
+        )
+        try:
+            codec = build_codec(name)
+        except LimlaError as error:
+            click.echo(f"    {error}")
+            continue
+        settings = ", ".join(f"{knob} {value}".lower() for knob, value in codec.settings().items())
+        click.echo(f"    {codec.version()}; {settings or 'nothing to set'}")

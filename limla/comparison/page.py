@@ -1,0 +1,222 @@
+"""The page: curves, tables and how they were measured, in one HTML file; the curves as files beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from limla.comparison.choosing import REFERENCE, Contender
+from limla.comparison.curves import CodecDifference, Crossing, QualityMean
+from limla.comparison.settings import CompareSettings
+from limla.comparison.tables import CROSSINGS, DIFFERENCES, MEANS, ROWS
+from limla.files import write_bytes
+from limla.pages.page import render, versions
+from limla.pages.plots import Panels, Place, Style, line, linear, logarithmic, panels, plot
+from limla.pages.shown import Column, ShownTable, number, shown_table, signless
+from limla.pages.svg import open_figure
+
+FIGURE = "rate-distortion"
+"""Name of the drawn curves, .svg and .png."""
+_PACKAGES = ("limla", "numpy", "scipy", "scikit-image", "bjontegaard", "plotly")
+_RATE = "mean bits per pixel (log scale)"
+_MATPLOTLIB_DASHES = {"solid": "-", "dot": ":", "dash": "--", "dashdot": "-.", "longdash": (0, (8, 2))}
+_MATPLOTLIB_MARKERS = {
+    "circle": "o", "square": "s", "triangle-up": "^", "diamond": "D", "triangle-down": "v", "cross": "P", "x": "X",
+}  # fmt: skip
+
+
+def write_page(
+    path: Path,
+    settings: CompareSettings,
+    chosen: Sequence[Contender],
+    means: Sequence[QualityMean],
+    differences: Sequence[CodecDifference],
+    crossings: Sequence[Crossing],
+    left_out: dict[str, str],
+    num_images: int,
+) -> None:
+    """Write the page, and the drawn curves beside it."""
+    styles = {contender.label: Style(place) for place, contender in enumerate(chosen)}
+    for ending, data in _drawn(means, styles).items():
+        write_bytes(path.with_name(f"{FIGURE}.{ending}"), data)
+    values = {
+        "title": f"Codecs on {settings.folder.resolve().name}",
+        "num_images": num_images,
+        "num_points": settings.num_points,
+        "reference": REFERENCE,
+        "distortion": _figure(means, styles, _DISTORTIONS, "distortion"),
+        "speed": _figure(means, styles, _SPEEDS, "speed"),
+        "differences": _difference_table(differences, crossings),
+        "means": _mean_table(means),
+        "codecs": _codec_table(chosen),
+        "left_out": left_out,
+        "files": [ROWS, *(f"{name}.csv" for name in (MEANS, DIFFERENCES, CROSSINGS)), f"{FIGURE}.svg"],
+        "versions": versions(_PACKAGES),
+    }
+    write_bytes(path, render("limla.comparison", "comparison.html.j2", values).encode("utf-8"))
+
+
+_Value = Callable[[QualityMean], float | None]
+_DISTORTIONS: tuple[tuple[str, _Value], ...] = (
+    ("PSNR (dB)", lambda mean: mean.mean_psnr_db),
+    ("SSIM (luma)", lambda mean: mean.mean_ssim),
+    ("MS-SSIM (luma)", lambda mean: mean.mean_ms_ssim),
+)
+_SPEEDS: tuple[tuple[str, _Value], ...] = (
+    ("encoding: megapixels per CPU second", lambda mean: mean.encode_mpix_per_s),
+    ("decoding: megapixels per CPU second", lambda mean: mean.decode_mpix_per_s),
+)
+
+
+def _figure(
+    means: Sequence[QualityMean], styles: dict[str, Style], measures: Sequence[tuple[str, _Value]], name: str
+) -> Panels:
+    """One panel for each measure against the mean rate, one line for each codec."""
+    x_axis = logarithmic([mean.mean_rate_bpp for mean in means], _RATE)
+    plots = []
+    for place, (title, value_of) in enumerate(measures):
+        traces: list[dict[str, Any]] = []
+        values: list[float] = []
+        for codec, style in styles.items():
+            places = [
+                Place(mean.mean_rate_bpp, value, None, None, _told(mean, title, value))
+                for mean in means
+                if mean.codec == codec and (value := value_of(mean)) is not None
+            ]
+            values += [each.y for each in places]
+            traces += line(places, codec, style)
+        if traces:
+            y_axis = logarithmic(values, title) if name == "speed" else linear(title)
+            label = f"{title} against mean bits per pixel, one line per codec, one point per quality"
+            plots.append(plot(f"{name}-{place}", traces, x_axis, y_axis, label, height_px=400, title=title))
+    return panels(list(styles.items()), plots)
+
+
+def _told(mean: QualityMean, title: str, value: float) -> str:
+    return f"{mean.codec} {mean.quality}\n{title}: {value:.4g}\n{mean.mean_rate_bpp:.3g} bpp, n = {mean.num_images}"
+
+
+def _drawn(means: Sequence[QualityMean], styles: dict[str, Style]) -> dict[str, bytes]:
+    """PSNR and MS-SSIM (SSIM where photos are too small for it) against rate, as SVG and PNG."""
+    from matplotlib import rc_context
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+    has_ms_ssim = any(mean.mean_ms_ssim is not None for mean in means)
+    measures = (_DISTORTIONS[0], _DISTORTIONS[2 if has_ms_ssim else 1])
+    with open_figure(9.5, 4.2) as figure:
+        for axes, (title, value_of) in zip(figure.subplots(1, 2), measures, strict=True):
+            for codec, style in styles.items():
+                points = [
+                    (mean.mean_rate_bpp, value)
+                    for mean in means
+                    if mean.codec == codec and (value := value_of(mean)) is not None
+                ]
+                axes.plot(
+                    *zip(*points, strict=True) if points else ((), ()),
+                    label=codec, color=style.colour, marker=_MATPLOTLIB_MARKERS[style.symbol],
+                    linestyle=_MATPLOTLIB_DASHES[style.dashes],
+                )  # fmt: skip
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(_RATE)
+            axes.set_ylabel(title)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+        found: dict[str, bytes] = {}
+        with rc_context({"svg.hashsalt": "limla-codecs"}):
+            for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=ending, metadata=metadata, dpi=150, facecolor="white")
+                found[ending] = buffer.getvalue()
+    return found
+
+
+def _difference_table(
+    differences: Sequence[CodecDifference], crossings: Sequence[Crossing]
+) -> ShownTable | None:
+    rows = [
+        (
+            row.codec,
+            _with_bounds(row.bd_rate_percent, row.bd_rate_low, row.bd_rate_high, 1),
+            _range(row.psnr_low_db, row.psnr_high_db, 1),
+            _with_bounds(row.image_bd_rate_percent, row.image_bd_rate_low, row.image_bd_rate_high, 1),
+            f"{row.num_compared} of {row.num_images}",
+            _with_bounds(row.bd_psnr_db, row.bd_psnr_low, row.bd_psnr_high, 2),
+            _range(row.rate_low_bpp, row.rate_high_bpp, 3),
+            "–" if row.better_share is None else f"{100 * row.better_share:.0f}%",
+            "; ".join(
+                f"{crossing.rate_bpp:.3f} ({crossing.psnr_db:.1f} dB), better {crossing.better}"
+                for crossing in crossings
+                if crossing.codec == row.codec
+            )
+            or "–",
+            row.reason,
+        )
+        for row in differences
+    ]
+    columns = [
+        "Codec", Column("BD-rate %"), Column("over dB"), Column("mean of photos’ BD-rates %"),
+        Column("photos compared"), Column("BD-PSNR dB"), Column("over bpp"), Column("better at"), "crosses at bpp",
+        "why missing",
+    ]  # fmt: skip
+    caption = (
+        f"Against {REFERENCE}: below 0, fewer bits at equal PSNR; above 0 dB, more PSNR at equal bits. Brackets: 95% "
+        "bootstrap intervals over the photos. “Better at”: share of the rates both reach (log scale) at which the "
+        "codec has more PSNR."
+    )
+    return shown_table(caption, columns, rows, f"{DIFFERENCES}.csv")
+
+
+def _with_bounds(value: float | None, low: float | None, high: float | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    interval = "" if low is None or high is None else f" [{signless(low, digits)}, {signless(high, digits)}]"
+    return f"{value:+.{digits}f}".replace("-", "−") + interval
+
+
+def _range(low: float | None, high: float | None, digits: int) -> str:
+    return "–" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _mean_table(means: Sequence[QualityMean]) -> ShownTable | None:
+    rows = [
+        (
+            row.codec,
+            str(row.quality),
+            number(row.mean_rate_bpp, 3),
+            number(row.mean_psnr_db) + (f" ({row.num_identical} identical)" if row.num_identical else ""),
+            number(row.mean_ssim, 4),
+            number(row.mean_ms_ssim, 4),
+            *(
+                number(value, 1)
+                for value in (
+                    row.encode_images_per_s, row.encode_mpix_per_s, row.decode_images_per_s, row.decode_mpix_per_s,
+                )
+            ),
+        )
+        for row in means
+    ]  # fmt: skip
+    columns = [
+        "Codec", Column("quality"), Column("bpp"), Column("PSNR dB"), Column("SSIM"), Column("MS-SSIM"),
+        Column("encoded images/s"), Column("encoded Mpixel/s"), Column("decoded images/s"), Column("decoded Mpixel/s"),
+    ]  # fmt: skip
+    few = {row.num_ms_ssim for row in means} - {means[0].num_images}
+    caption = "Means over the photos; speeds are per second of CPU time, which is what one core does." + (
+        f" MS-SSIM is of the {min(few)} photos with sides of at least 176 pixels." if few else ""
+    )
+    return shown_table(caption, columns, rows, f"{MEANS}.csv")
+
+
+def _codec_table(chosen: Sequence[Contender]) -> ShownTable | None:
+    rows = [
+        (
+            contender.label,
+            contender.codec.scale.knob,
+            ", ".join(f"{name} {value}" for name, value in contender.codec.settings().items()),
+            contender.codec.version(),
+        )
+        for contender in chosen
+    ]
+    return shown_table("The codecs as they were built.", ["Codec", "quality is", "settings", "version"], rows)

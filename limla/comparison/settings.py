@@ -1,0 +1,48 @@
+"""What a comparison of codecs is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from limla.errors import SettingsError
+from limla.statistics.rate_curves import FEWEST_POINTS
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What is compared.
+
+    Attributes:
+        folder: of photos, searched in all its folders; or of shards: a dataset's (its originals) or a variant's.
+        output_dir: where rows, tables and the page go; finished parts that are there are kept.
+        codecs: texts as `limla.codecs.build_codec` takes them; None: all of the catalogue that can be built. The
+            reference, JPEG with its own settings, is always among them.
+        num_images: drawn from the folder; all where there are fewer.
+        seed: of the draw.
+        num_points: qualities of each codec, evenly spread over the logarithm of its rate.
+        workers: threads that decode photos and measure distortion; None: one for each core. Codecs are timed while
+            none of them works.
+    """
+
+    folder: Path
+    output_dir: Path
+    codecs: tuple[str, ...] | None = None
+    num_images: int = 24
+    seed: int = 0
+    num_points: int = 7
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise SettingsError(f"{self.num_images} images: choose at least 1")
+        if self.seed < 0:
+            raise SettingsError(f"seed {self.seed}: choose 0 or more")
+        if self.num_points < FEWEST_POINTS:
+            raise SettingsError(
+                f"{self.num_points} qualities: choose at least {FEWEST_POINTS}, the points that a BD-rate needs"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"{self.workers} workers: choose at least 1")
+        if self.codecs is not None and not self.codecs:
+            raise SettingsError("no codec to compare: name one, as in --codecs webp")
