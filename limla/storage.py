@@ -29,6 +29,8 @@ Result = TypeVar("Result")
 
 TEMPORARY_SUFFIX = ".limla-tmp"
 """Files with this suffix are unfinished."""
+_NAME_BYTES = 255
+"""The longest file name of the usual file systems."""
 _PART_BYTES = 5 << 20
 """Of an upload in parts: S3's least, as each open file holds one or two of them in memory."""
 _BUFFER_BYTES = 6 << 20
@@ -187,8 +189,14 @@ def remove(paths: Iterable[AnyPath]) -> None:
 
 
 def unique_name(name: str) -> str:
-    """A temporary file's name beside `name` that no other process takes, on this machine or another."""
-    return f"{name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    """A temporary file's name beside `name` that no other process takes, on this machine or another.
+
+    A long name is cut, so that whatever can stand under `name` can be written first.
+    """
+    mark = f".{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    if len(name) > _NAME_BYTES // 4 and len(os.fsencode(name)) + len(mark) > _NAME_BYTES:
+        name = os.fsencode(name)[: _NAME_BYTES - len(mark)].decode("utf-8", "ignore")
+    return name + mark
 
 
 @contextmanager

@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "limla.cli.verify:verify",
     "compress": "limla.cli.compress:compress",
     "decompress": "limla.cli.decompress:decompress",
+    "tile": "limla.cli.tile:tile",
     "train": "limla.cli.train:train",
     "evaluate": "limla.cli.evaluate:evaluate",
     "simulation": "limla.cli.simulation:simulation",

@@ -19,8 +19,10 @@ from limla.trees.conversion import Conversion, ConvertFiles, Job, Refused, Row
 from limla.trees.folder import ResultFolder
 from limla.trees.sources import Sources
 
-FILES_IN_A_UNIT = 32
-"""Few enough that a kill costs little and many workers have work, enough to be worth a task of Spark's."""
+MIN_FILES, MAX_FILES = 8, 32
+"""In a unit of work: enough for the threads of one process, few enough that a kill costs little."""
+_UNITS = 64
+"""So many at least, where there are the files, so that many workers have work."""
 _SHOWN = 100
 """Refused files named on the console; all of them are in the quarantine list."""
 
@@ -137,7 +139,8 @@ def _run(
     title: str,
 ) -> Iterator[Row | Refused]:
     work = ConvertFiles(sources.root.absolute(), target.folder.absolute(), conversion)
-    units = [tuple(jobs[start : start + FILES_IN_A_UNIT]) for start in range(0, len(jobs), FILES_IN_A_UNIT)]
+    length = min(max(len(jobs) // _UNITS, MIN_FILES), MAX_FILES)
+    units = [tuple(jobs[start : start + length]) for start in range(0, len(jobs), length)]
     with (
         target.journal() as journal,
         progress.stage(title, len(jobs), "images") as advance,
