@@ -71,6 +71,7 @@ CODECS = Catalogue(
         "hevc": "limla.codecs.hevc:HevcCodec",
         "av1": "limla.codecs.av1:Av1Codec",
         "svd": "limla.codecs.svd:SvdCodec",
+        "lowrank": "limla.codecs.lowrank:LowrankCodec",
         "png": "limla.codecs.png:PngCodec",
     },
 )
