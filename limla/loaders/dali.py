@@ -13,8 +13,9 @@ from limla.types import Batch
 class DaliLoader(DaliStreams):
     """One batch of each image as it is decoded; see `DaliStreams` for where and how.
 
-    On the CPU its pixels before the resize are the `cpu` loader's bit for bit, after it within one 8-bit
-    step. The GPU decoder differs by a few steps (other DCT and chroma upsampling): its name is another.
+    On the CPU its pixels before the resize are the `cpu` loader's bit for bit (of JPEG 2000, whose wavelet is in
+    floating point, a few values in a million are one 8-bit step away), after it within one 8-bit step. The GPU
+    decoder differs by a few steps (other DCT and chroma upsampling): its name is another.
     """
 
     def __iter__(self) -> Iterator[Batch]:

@@ -1,13 +1,30 @@
-"""What one of DALI's errors means for the data: it names an operator, and neither shard nor sample."""
+"""What DALI cannot read, said before it is tried; and what its errors mean, which name neither shard nor sample."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from limla.codecs.decoding import decode_image
-from limla.errors import DataError
+from limla.errors import DataError, SettingsError
+from limla.loaders.decodable import DALI_CPU_DECODES, DALI_DECODES
 from limla.loaders.source import ShardSource
+
+
+def decoded_extensions(device: str, wanted: Iterable[str]) -> tuple[str, ...]:
+    """The extensions that DALI decodes as their codecs do, on "cpu" or "cuda".
+
+    Raises `SettingsError` where one of `wanted`, which the shards hold or re-encoding makes, is not among them.
+    """
+    decoded = DALI_DECODES if device == "cuda" else DALI_CPU_DECODES
+    for extension in wanted:
+        if extension not in decoded:
+            place = " on a GPU" if extension in DALI_CPU_DECODES else ""
+            what = f".{extension} files" if extension else "files of a codec that this limla does not know"
+            raise SettingsError(f"DALI does not decode {what}{place}: choose the cpu loader")
+    return decoded
 
 
 def explain(error: Exception, source: ShardSource, waiting: list[npt.NDArray[np.int64]]) -> DataError | None:

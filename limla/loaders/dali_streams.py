@@ -31,7 +31,7 @@ import torch
 
 from limla.errors import DataError, SettingsError
 from limla.loaders.base import LoaderSettings
-from limla.loaders.dali_errors import explain
+from limla.loaders.dali_errors import decoded_extensions, explain
 from limla.loaders.geometry import (
     check_one_size,
     random_region,
@@ -52,8 +52,6 @@ fn: Any = nvidia.dali.fn
 types: Any = nvidia.dali.types
 
 _READER = "shards"
-_DECODED = ("jpg", "png", "bmp", "tif", "webp")
-"""The extensions that DALI is tested to decode as the other loaders do."""
 _AHEAD = 2
 """Batches in the making while one is used."""
 HW_DECODER_LOAD = 0.65
@@ -109,7 +107,8 @@ class DaliStreams(ABC):
     """Batches from a DALI pipeline, on the CPU ("dali-cpu") or on `settings.device` ("dali-gpu").
 
     On the GPU the images never leave the device: JPEGs are decoded, resized and scaled on it, and torch takes DALI's
-    memory as it is. (Other formats are decoded on the CPU, as DALI has no GPU decoder for them.)
+    memory as it is. (Other formats are decoded on the CPU.) Shards
+    of formats that DALI does not decode as their codec does are refused: see `limla.loaders.decodable`.
 
     Args:
         hw_decoder_load: share of a batch's JPEGs for the GPU's hardware decoder, 0 to 1, see `HW_DECODER_LOAD`.
@@ -126,6 +125,10 @@ class DaliStreams(ABC):
             raise SettingsError(f"device '{settings.device}': torch finds no NVIDIA GPU; choose cpu")
         if not 0 <= hw_decoder_load <= 1:
             raise SettingsError(f"hw_decoder_load {hw_decoder_load:g} is out of range: choose 0 to 1")
+        self._reencoder = reencoder_of(settings)
+        self._decoded = decoded_extensions(
+            device.type, [*source.extensions, *([self._reencoder.extension] if self._reencoder else [])]
+        )
         share = "" if hw_decoder_load == HW_DECODER_LOAD else f"-hw{hw_decoder_load:g}"
         self.decoder = f"dali-gpu{share}" if device.type == "cuda" else "dali-cpu"
         self._hw_decoder_load = hw_decoder_load
@@ -136,11 +139,6 @@ class DaliStreams(ABC):
         self._settings = settings
         self._device = device
         self._plan = _make_plan(source, settings)
-        self._reencoder = reencoder_of(settings)
-        if self._reencoder is not None and self._reencoder.extension not in _DECODED:
-            raise SettingsError(
-                f"DALI does not decode .{self._reencoder.extension} files: choose the cpu loader"
-            )
         self._epoch = 0
         self._pipeline: Any = None
         self._feed: Generator[tuple[list[Any], ...]] | None = None
@@ -215,7 +213,7 @@ class DaliStreams(ABC):
                     name=_READER,
                     paths=tar_paths,
                     index_paths=index_paths,
-                    ext=[";".join(_DECODED), "cls", "json"],
+                    ext=[";".join(self._decoded), "cls", "json"],
                     missing_component_behavior="error",
                     # each pass starts at the first sample again; the repeated ones are cut off
                     pad_last_batch=True,

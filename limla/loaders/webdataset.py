@@ -22,6 +22,10 @@ import webdataset.tariterators
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchvision.transforms import v2
 
+from limla.codecs.base import Codec
+from limla.codecs.container import EXTENSION
+from limla.codecs.decoding import decode_image
+from limla.codecs.pillow import DAMAGE
 from limla.errors import DataError
 from limla.loaders.base import LoaderSettings
 from limla.loaders.geometry import check_one_size
@@ -40,6 +44,8 @@ _SHUFFLE_BUFFER = 1000
 
 class WebDatasetLoader:
     """Reads tars in order, decodes by Pillow, resizes and crops by torchvision on Pillow images.
+
+    Formats that Pillow does not know are decoded by their codecs.
 
     With `num_threads` over 1 (or None on several cores) the work is done in that many DataLoader processes:
     each reads all the tars and decodes every n-th batch, so that the order is the one of a single process.
@@ -91,6 +97,7 @@ class _Batches(IterableDataset[Any]):
         super().__init__()
         # plain values only: the dataset travels to worker processes, an open source cannot
         self._urls = [str(source.local_tar(number)) for number in range(len(source.tar_paths))]
+        self._codecs = _learned_codecs(source, self._urls)
         self._num_samples = source.num_samples
         self._num_classes = len(source.class_names)
         self._settings = settings
@@ -147,15 +154,15 @@ class _Batches(IterableDataset[Any]):
         try:
             key = str(json.loads(sample["json"])["key"])
             label = int(sample["cls"])
-            data = next(sample[name] for name in sample if name not in COMPANIONS and not name.startswith("__"))
+            extension = next(name for name in sample if name not in COMPANIONS and not name.startswith("__"))
         except (KeyError, ValueError, StopIteration) as error:
             raise DataError(f"{where}: json, cls or image member missing or damaged; make it again") from error
         if not 0 <= label < self._num_classes:
             raise DataError(f"{where} has class {label}, but the manifest lists {self._num_classes} classes")
         try:
-            picture = PIL.Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{where}: not a decodable image: {error}") from error
+            picture = _picture(sample[extension], extension, self._codecs.get(sample["__url__"]))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
         if self._reencoder is not None:
             picture = PIL.Image.fromarray(self._reencoder.image(np.asarray(picture), key, self._epoch))
         with torch.random.fork_rng(devices=[], enabled=settings.augment):
@@ -169,6 +176,27 @@ class _Batches(IterableDataset[Any]):
         check_one_size((key, image.shape[1], image.shape[2]) for key, image, _ in samples)
         images = torch.stack([image for _, image, _ in samples])
         return [key for key, _, _ in samples], images, torch.tensor([label for *_, label in samples])
+
+
+def _learned_codecs(source: ShardSource, urls: list[str]) -> dict[str, Codec]:
+    """Tar → the learned codec that alone reads it; none of most shards."""
+    if EXTENSION not in source.extensions:
+        return {}
+    first = itertools.accumulate((0, *source.counts[:-1]))
+    found = ((url, source.read(index).codec) for url, index in zip(urls, first, strict=True))
+    return {url: codec for url, codec in found if codec is not None}
+
+
+def _picture(data: bytes, extension: str, codec: Codec | None) -> PIL.Image.Image:
+    """JPEG by Pillow itself; the other formats of Pillow, and those it does not know, as their codecs decode them."""
+    if codec is not None:
+        return PIL.Image.fromarray(codec.decode(data))
+    if extension != "jpg":
+        return PIL.Image.fromarray(decode_image(data, extension))
+    try:
+        return PIL.Image.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB")
+    except DAMAGE as error:
+        raise DataError(f"not a decodable JPEG: {error}") from error
 
 
 def _transform(settings: LoaderSettings, height: int, width: int) -> Callable[[PIL.Image.Image], torch.Tensor]:
