@@ -1,0 +1,245 @@
+"""The stage: shards × codec → one table of probes."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import torch
+
+from limla.analysis.columns import columns_of, table_of, values_of
+from limla.codecs import codec_label
+from limla.codecs.base import Codec
+from limla.errors import DataError, SettingsError
+from limla.files import exclusive, write_bytes, write_json
+from limla.manifest import SOURCE, SPLITS, Manifest, check_settings, library_versions, read_manifest
+from limla.models.device import choose_device
+from limla.probing import linear, twins
+from limla.probing.arrays import InputStore, Samples, code_cell
+from limla.probing.parts import Part, PartName
+from limla.probing.rows import ProbeRow, probe_rows
+from limla.probing.settings import OF_ENCODERS, ProbeSettings
+from limla.probing.views import VIEWS_IN_TEST, VIEWS_IN_TRAINING, ViewGrid
+from limla.progress import SILENT, Progress
+from limla.results import write_table
+
+TABLE = "probe"
+"""Name of the table's files in the output folder, without their endings."""
+_SETTINGS = "settings.json"
+_LIBRARIES = ("torch", "numpy", "scikit-learn", "scipy", "statsmodels", "pillow", "simplejpeg")
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What `probe` found.
+
+    Attributes:
+        rows: of the table.
+        record: what `probe.json` holds: the rows, settings, codec and versions; JSON types only.
+        num_kept: parts that were there already.
+    """
+
+    rows: tuple[ProbeRow, ...]
+    record: dict[str, Any]
+    num_kept: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    settings: ProbeSettings
+    codec: Codec
+    device: torch.device
+    manifest: Manifest
+    grid: ViewGrid
+    store: InputStore
+    samples: dict[str, Samples]
+
+    @property
+    def num_test(self) -> int:
+        return len(self.samples["test"].keys)
+
+
+def probe(settings: ProbeSettings, progress: Progress = SILENT) -> ProbeResult:
+    """Probe original pixels, decoded pixels and binary codes of the same images.
+
+    Finished parts are kept, so an interrupted probe goes on where it was, and more qualities, representations or seeds
+    compute only what is new. The table is also written to `output_dir` as probe.csv, probe.parquet and probe.json.
+
+    Raises a `LimlaError` before any work for names and settings that do not fit each other, the data or the folder.
+    """
+    codec, device = settings.build_codec(), choose_device(settings.device)
+    manifest = read_manifest(settings.data_dir / SOURCE)
+    _check_splits(settings, manifest)
+    grid = ViewGrid(settings.image_size, code_cell(codec, settings.qualities, settings.image_size))
+    folder = settings.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / "probe.lock", "a probe"):
+        decisive = _decisive(settings, codec, manifest, grid, device)
+        _claim(folder, decisive)
+        store = InputStore(folder / "inputs", settings.data_dir, grid, codec)
+        run = _Run(settings, codec, device, manifest, grid, store, store.samples(progress))
+        names = list(_names(settings))
+        kept = {name for name in names if name.path(folder / "parts").is_file()}
+        for name in names:
+            if name not in kept:
+                part = _computed(run, name, progress)
+                part.write(name.path(folder / "parts"))
+        parts = {name: Part.read(name.path(folder / "parts"), run.num_test) for name in names}
+        rows = tuple(probe_rows(parts, run.samples["test"].labels))
+        record = _record(run, decisive, rows, parts)
+        _write(folder, rows, record)
+    return ProbeResult(rows, record, len(kept))
+
+
+def _check_splits(settings: ProbeSettings, manifest: Manifest) -> None:
+    counts = {split: manifest.num_samples(split) for split in SPLITS}
+    for split, fewest in (("train", 2), ("val", 1), ("test", 2)):
+        if counts[split] < fewest:
+            raise DataError(
+                f"{settings.data_dir / SOURCE}: {counts[split]} images of split {split}, and a probe needs "
+                f"{fewest}: pack more images, or with other shares of the splits"
+            )
+    numbers = counts["train"] * 3 * settings.image_size**2
+    if "flat" in settings.representations and numbers > linear.MAX_NUMBERS:
+        raise SettingsError(
+            f"representation flat: {counts['train']} images of {settings.image_size} × {settings.image_size} pixels "
+            f"are {numbers} values, more than {linear.MAX_NUMBERS}: choose a smaller --image-size, or other "
+            "representations"
+        )
+
+
+def _decisive(
+    settings: ProbeSettings, codec: Codec, manifest: Manifest, grid: ViewGrid, device: torch.device
+) -> dict[str, Any]:
+    """What decides a part, whichever it is; equal ones may share a folder."""
+    return {
+        "data": {split: manifest.data_id(split) for split in SPLITS},
+        "codec": codec_label(settings.codec),
+        "codec-settings": codec.settings(),
+        "codec-version": codec.version(),
+        "image-size": grid.image_size,
+        "epochs": settings.epochs,
+        "device": device.type,
+        "views": {
+            "cell": grid.cell, "view-size": grid.view_size, "train": VIEWS_IN_TRAINING, "test": VIEWS_IN_TEST,
+        },
+        "twins": {
+            "trade-off": twins.TRADE_OFF, "embedded": twins.NUM_EMBEDDED, "batch-size": twins.BATCH_SIZE,
+            "learning-rate": twins.LEARNING_RATE,
+        },
+    }  # fmt: skip
+
+
+def _claim(folder: Path, decisive: dict[str, Any]) -> None:
+    """Write the settings into a new folder; raise `SettingsError` for one made with others."""
+    path = folder / _SETTINGS
+    if not path.is_file():
+        write_json(path, decisive)
+        return
+    try:
+        existing = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); remove the folder and run again") from error
+    check_settings(folder, existing, decisive)
+
+
+def _names(settings: ProbeSettings) -> Iterator[PartName]:
+    """In the order of the table."""
+    for representation in settings.representations:
+        for source in settings.inputs():
+            for seed in settings.seeds if representation in OF_ENCODERS else (None,):
+                yield PartName(source, representation, seed)
+
+
+def _computed(run: _Run, name: PartName, progress: Progress) -> Part:
+    source, store = name.source, run.store
+    rate = None if source.quality is None else store.rate(source.quality, run.samples, progress)
+    started = time.monotonic()
+    if name.seed is None:
+        change = linear.flat if name.representation == "flat" else linear.pooled
+        features = {split: change(store.whole(source, split)) for split in SPLITS}
+        about: dict[str, Any] = {}
+    else:
+        features, about = _encoded(run, name, name.seed, progress)
+    labels = {split: run.samples[split].labels for split in SPLITS}
+    # the others' few values take no time
+    shown = progress if name.representation == "flat" else SILENT
+    with shown.stage(f"{name.text}: probe", len(linear.STRENGTHS), "fits") as advance:
+        found = linear.linear_probe(
+            (features["train"], labels["train"]), (features["val"], labels["val"]), features["test"], advance
+        )
+    accuracy = float((found.predictions == labels["test"]).mean())
+    progress.say(f"{name.text}: accuracy {accuracy:.3f}")
+    return Part(
+        predictions=tuple(found.predictions.tolist()),
+        num_values=features["test"].shape[1],
+        rate_bpp=rate,
+        strength=found.strength,
+        val_loss=found.val_loss,
+        seconds=round(time.monotonic() - started, 3),
+        **about,
+    )
+
+
+def _encoded(
+    run: _Run, name: PartName, seed: int, progress: Progress
+) -> tuple[dict[str, linear.Features], dict[str, Any]]:
+    """An encoder's features by split, and what is to say of it."""
+    source, store = name.source, run.store
+    kind = "codes" if source.kind == "codes" else "pixels"
+    views = store.views(source, "train")
+    # float32 without TF32 and with deterministic algorithms, on a GPU too
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        pair = twins.Twins.build(
+            kind, views.shape[2], run.grid.cell if kind == "codes" else 1, seed, run.device
+        )
+        train_loss = None
+        if name.representation == "twins":
+            epochs = run.settings.epochs
+            with progress.stage(f"{name.text}: Barlow Twins", epochs * len(views)) as advance:
+                train_loss = pair.train(views, epochs, seed, advance)
+        check = pair.check(store.views(source, "test"))
+        features = {split: pair.features(store.whole(source, split)) for split in SPLITS}
+    return features, {
+        "num_parameters": pair.num_parameters,
+        "train_loss": train_loss,
+        "test_loss": check.loss,
+        "diagonal": check.diagonal,
+        "off_diagonal": check.off_diagonal,
+    }
+
+
+def _record(
+    run: _Run, decisive: dict[str, Any], rows: tuple[ProbeRow, ...], parts: dict[PartName, Part]
+) -> dict[str, Any]:
+    labels = run.samples["test"].labels
+    return {
+        "dataset": run.manifest.dataset,
+        "class_names": list(run.manifest.class_names),
+        "num_samples": {split: len(samples.keys) for split, samples in run.samples.items()},
+        "accuracy_of_largest_class": float(np.bincount(labels).max() / len(labels)),
+        "off_diagonal_by_chance": twins.chance_off_diagonal(len(labels)),
+        "qualities": list(run.settings.qualities),
+        "seeds": list(run.settings.seeds),
+        "settings": decisive,
+        "versions": library_versions(_LIBRARIES),
+        "rows": [asdict(row) for row in rows],
+        "seconds": {name.text: part.seconds for name, part in parts.items()},
+    }
+
+
+def _write(folder: Path, rows: tuple[ProbeRow, ...], record: dict[str, Any]) -> None:
+    table = table_of(map(values_of, rows), pa.schema(columns_of(ProbeRow)))
+    write_table(folder / f"{TABLE}.parquet", table)
+    text = io.BytesIO()
+    pyarrow.csv.write_csv(table, text)
+    write_bytes(folder / f"{TABLE}.csv", text.getvalue())
+    write_json(folder / f"{TABLE}.json", record)
