@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 import PIL.features
+import PIL.ImageFile
 
 from limla.codecs import pillow
 from limla.codecs.base import QualityScale, check_image
@@ -13,6 +15,10 @@ from limla.errors import SettingsError
 from limla.types import Image
 
 _MAX_SIDE = 65500
+_MCU = 16
+_BYTES_PER_PIXEL = 10
+"""More than any JPEG of 8 bits needs: three samples, each with a Huffman code and at most 11 bits."""
+_BUFFER = threading.Lock()
 _PILLOW_NAMES = {"420": "4:2:0", "422": "4:2:2", "444": "4:4:4"}
 
 
@@ -40,17 +46,26 @@ class ProgressiveJpegCodec:
         """
         self.scale.check(quality)
         check_image(image, "JPEG", _MAX_SIDE)
-        return pillow.encode(
-            image,
-            "JPEG",
-            quality=quality,
-            subsampling=_PILLOW_NAMES[self.subsampling],
-            progressive=True,
-            optimize=True,
-            smooth=0,
-            restart_marker_blocks=0,
-            restart_marker_rows=0,
-        )
+        # libjpeg wants a buffer for the whole file, and Pillow's guess of its length is too short for noise; its only
+        # knob is the module's. None waits longer for the lock than for the GIL, which is not freed.
+        height, width = (-(-side // _MCU) * _MCU for side in image.shape[:2])
+        with _BUFFER:
+            before = PIL.ImageFile.MAXBLOCK
+            PIL.ImageFile.MAXBLOCK = max(before, _BYTES_PER_PIXEL * height * width)
+            try:
+                return pillow.encode(
+                    image,
+                    "JPEG",
+                    quality=quality,
+                    subsampling=_PILLOW_NAMES[self.subsampling],
+                    progressive=True,
+                    optimize=True,
+                    smooth=0,
+                    restart_marker_blocks=0,
+                    restart_marker_rows=0,
+                )
+            finally:
+                PIL.ImageFile.MAXBLOCK = before
 
     def decode(self, data: bytes | memoryview) -> Image:
         """See `limla.codecs.jpeg.decode_jpeg`, which reads every JPEG of a shard."""
