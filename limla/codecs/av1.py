@@ -30,7 +30,8 @@ class Av1Codec(IntraCodec):
     encoder: ClassVar[str] = "libsvtav1"
     decoder: ClassVar[str] = "libdav1d"
     shortest_side: ClassVar[int] = 4
-    longest_side: ClassVar[int] = 16384
+    most_rows: ClassVar[int] = 8704
+    most_columns: ClassVar[int] = 16384
 
     def options(self, quality: int) -> dict[str, str]:
         """`qp`: one QP for the whole picture, whatever its size; `crf` would change its meaning for small ones."""

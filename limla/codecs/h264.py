@@ -34,7 +34,8 @@ class H264Codec(IntraCodec):
     encoder: ClassVar[str] = "libx264"
     decoder: ClassVar[str] = "h264"
     shortest_side: ClassVar[int] = 2
-    longest_side: ClassVar[int] = 16384
+    most_rows: ClassVar[int] = 16384
+    most_columns: ClassVar[int] = 16384
 
     def options(self, quality: int) -> dict[str, str]:
         """x264 gives a lone picture a lower QP than it is told, unless `ipratio` is 1."""

@@ -10,11 +10,14 @@ import numpy as np
 
 from limla.codecs.base import QualityScale
 from limla.codecs.bits import BitReader, nal_units, raw_payload
+from limla.codecs.container import LONGEST_SIDE
 from limla.codecs.intra import IntraCodec
 from limla.codecs.ycbcr import Planes
 from limla.errors import DataError
 
 _IDR, _VPS, _SPS, _PPS, _SEI = (19, 20), 32, 33, 34, (39, 40)
+_LONG, _SHORTEST_OF_LONG = 4216, 32
+"""Longer pictures are of level 5 or higher, where a block has at least 32 pixels a side."""
 
 
 class HevcCodec(IntraCodec):
@@ -29,7 +32,8 @@ class HevcCodec(IntraCodec):
     encoder: ClassVar[str] = "libx265"
     decoder: ClassVar[str] = "hevc"
     shortest_side: ClassVar[int] = 16
-    longest_side: ClassVar[int] = 16384
+    most_rows: ClassVar[int] = LONGEST_SIDE
+    most_columns: ClassVar[int] = LONGEST_SIDE
 
     def options(self, quality: int) -> dict[str, str]:
         """x265 gives a lone picture a lower QP than it is told, unless `ipratio` is 1."""
@@ -37,8 +41,14 @@ class HevcCodec(IntraCodec):
             "preset": "medium",
             "tune": "psnr",
             "x265-params": f"qp={quality}:ipratio=1:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:aq-mode=0:cutree=0:"
-            "pools=none:frame-threads=1:wpp=0:slices=1:info=0:hash=0:aud=0:repeat-headers=1:log-level=none",
+            "pools=none:frame-threads=1:wpp=0:slices=1:info=0:hash=0:aud=0:vui-timing-info=0:repeat-headers=1:log-level=none",
         }
+
+    def padded_sides(self, height: int, width: int) -> tuple[int, int]:
+        """Blocks are no larger than the picture, and the levels of long pictures (H.265, A.4.1) have no small ones."""
+        shortest = _SHORTEST_OF_LONG if max(height, width) > _LONG else self.shortest_side
+        rows, columns = super().padded_sides(height, width)
+        return max(rows, shortest), max(columns, shortest)
 
     def strip(self, stream: bytes) -> bytes:
         """Without messages, should there be any."""

@@ -50,7 +50,8 @@ class IntraCodec(ABC):
     decoder: ClassVar[str]
     shortest_side: ClassVar[int]
     """Of the pictures that the encoder takes."""
-    longest_side: ClassVar[int]
+    most_rows: ClassVar[int]
+    most_columns: ClassVar[int]
 
     @abstractmethod
     def options(self, quality: int) -> dict[str, str]:
@@ -83,8 +84,12 @@ class IntraCodec(ABC):
         """`encode` at each quality: the same bytes, but colours are converted only once."""
         for quality in qualities:
             self.scale.check(quality)
-        check_image(image, self.name, self.longest_side)
+        check_image(image, self.name, self.most_columns)
         height, width = image.shape[:2]
+        if height > self.most_rows:
+            raise SettingsError(
+                f"a height of {height} pixels is too much for {self.name}: at most {self.most_rows}"
+            )
         planes = self._planes(image)
         return [
             write_container(self.name, height, width, self.strip(self._encode_planes(planes, quality)))
@@ -99,7 +104,7 @@ class IntraCodec(ABC):
         """
         contents = read_whole(data, self.name)
         stream = bytes(contents.body)
-        sides = self._padded_sides(contents.height, contents.width)
+        sides = self.padded_sides(contents.height, contents.width)
         found = self.coded_sides(stream)
         if found != sides:
             raise DataError(
@@ -128,12 +133,13 @@ class IntraCodec(ABC):
         libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
         return f"PyAV {av.__version__}, libavcodec {libavcodec}, {self.encoder_version()}"
 
-    def _padded_sides(self, height: int, width: int) -> tuple[int, int]:
+    def padded_sides(self, height: int, width: int) -> tuple[int, int]:
+        """Of the picture that stands for an image: even, and none shorter than the encoder takes."""
         return max(height + height % 2, self.shortest_side), max(width + width % 2, self.shortest_side)
 
     def _planes(self, image: Image) -> Planes:
         height, width = image.shape[:2]
-        rows, columns = self._padded_sides(height, width)
+        rows, columns = self.padded_sides(height, width)
         y, cb, cr = ycbcr.to_planes(image, 2, 2)
         # whole blocks come back, of which the last ones may hold what only JPEG can use: cut to even sides
         chroma = -(-height // 2), -(-width // 2)
@@ -159,9 +165,9 @@ class IntraCodec(ABC):
             place[:] = plane
         try:
             packets = [*context.encode(frame), *context.encode(None)]
-        except av.error.ArgumentError as error:
+        except av.error.FFmpegError as error:
             raise SettingsError(
-                f"{self.encoder} does not take a picture of {rows} × {columns} pixels"
+                f"{self.encoder} does not take a picture of {rows} × {columns} pixels: {error.strerror}"
             ) from error
         assert len(packets) == 1, packets
         return bytes(packets[0])
@@ -190,7 +196,7 @@ class IntraCodec(ABC):
             raise DataError(
                 f"a {self.name} picture of {frame.height} × {frame.width}, and not of {rows} × {columns}"
             )
-        return Planes(*(plane.copy() for plane in _frame_planes(frame)))
+        return Planes(*_frame_planes(frame))
 
 
 def _sized(plane: ycbcr.Plane, height: int, width: int, rows: int, columns: int) -> ycbcr.Plane:
@@ -199,7 +205,7 @@ def _sized(plane: ycbcr.Plane, height: int, width: int, rows: int, columns: int)
 
 
 def _frame_planes(frame: VideoFrame) -> list[npt.NDArray[np.uint8]]:
-    """Views of a frame's planes, rows × columns; the frame must be kept alive."""
+    """Views of a frame's planes, rows × columns, which keep it alive."""
     views: list[npt.NDArray[np.uint8]] = []
     for plane in frame.planes:
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
