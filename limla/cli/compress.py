@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,6 +12,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
 from limla.cli.paths import LocalPath
+from limla.cli.trees import show_end, size_text
 
 
 @click.command("compress", short_help="Loose pictures → files of any codec.", cls=LimlaCommand)
@@ -17,7 +20,7 @@ from limla.cli.paths import LocalPath
 @click.option(
     "--codec", default="jpeg", show_default=True, help="Codec, with knobs after a colon: jpeg:subsampling=444."
 )
-@click.option("--quality", type=int, help="On the codec's own scale.")
+@click.option("--quality", type=int, help="On the codec's own scale; lossless codecs need none.")
 @click.option(
     "--bpp", type=float, help="Bits per pixel, in place of --quality: each picture's nearest quality."
 )
@@ -43,29 +46,32 @@ def compress(
     of each; pictures that cannot be decoded are in OUT/quarantine.jsonl. Interrupted, it goes on where it stopped
     when run again.
     """
+    from limla.codecs import codec_scale
     from limla.compressing import CompressSettings
     from limla.compressing import compress as run
     from limla.engines import build_engine
     from limla.errors import SettingsError
 
+    if quality is None and bpp is None:
+        scale = codec_scale(codec)
+        quality = scale.lowest if scale.lowest == scale.highest else None  # of a lossless codec there is one
     if (quality is None) == (bpp is None):
         raise SettingsError("give one of --quality and --bpp")
-    if quality is not None:
-        settings = CompressSettings(codec, quality, measure)
-    else:
-        assert bpp is not None
+    if bpp is not None:
         settings = CompressSettings.at_rate(codec, bpp, measure)
+    else:
+        assert quality is not None
+        settings = CompressSettings(codec, quality, measure)
     progress = ConsoleProgress()
     result = run(source, out, settings, progress, build_engine(engine, workers, master, progress))
-    found = result.summary
-    if found:
-        distortion = f", PSNR {found['mean_psnr_db']:.2f} dB" if found["mean_psnr_db"] is not None else ""
-        click.echo(
-            f"{out}: {found['pictures']} pictures, {found['source_num_bytes'] / 1e6:.1f} MB → "
-            f"{found['num_bytes'] / 1e6:.1f} MB, {found['mean_rate_bpp']:.3f} bits per pixel{distortion}; "
-            f"{result.num_made} made now"
-        )
-    if result.skipped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
-        click.echo(f"skipped {result.skipped.total()}: {reasons}")
-    result.check_whole()
+    show_end(result, _line(out, result.summary))
+
+
+def _line(out: Path, found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    distortion = f", PSNR {found['mean_psnr_db']:.2f} dB" if found["mean_psnr_db"] is not None else ""
+    return (
+        f"{out}: {found['pictures']} pictures, {size_text(found['source_num_bytes'])} → "
+        f"{size_text(found['num_bytes'])}, {found['mean_rate_bpp']:.3f} bits per pixel{distortion}"
+    )

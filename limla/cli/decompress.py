@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -11,6 +12,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
 from limla.cli.paths import LocalPath
+from limla.cli.trees import show_end, size_text
 
 
 @click.command("decompress", short_help="Files of any codec → PNG or TIFF.", cls=LimlaCommand)
@@ -54,14 +56,14 @@ def decompress(
     progress = ConsoleProgress()
     settings = DecompressSettings(file_format, weights)
     result = run(source, out, settings, progress, build_engine(engine, workers, master, progress))
-    found = result.summary
-    if found:
-        cut = f", {found['cut_off']} of them cut off" if found["cut_off"] else ""
-        click.echo(
-            f"{out}: {found['pictures']} pictures{cut}, {found['source_num_bytes'] / 1e6:.1f} MB → "
-            f"{found['num_bytes'] / 1e6:.1f} MB; {result.num_made} made now"
-        )
-    if result.skipped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
-        click.echo(f"skipped {result.skipped.total()}: {reasons}")
-    result.check_whole()
+    show_end(result, _line(out, result.summary))
+
+
+def _line(out: Path, found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    cut = f", {found['cut_off']} of them cut off" if found["cut_off"] else ""
+    return (
+        f"{out}: {found['pictures']} pictures{cut}, {size_text(found['source_num_bytes'])} → "
+        f"{size_text(found['num_bytes'])}"
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -11,6 +12,7 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
 from limla.cli.paths import LocalPath
+from limla.cli.trees import show_end, size_text
 
 
 @click.command("tile", short_help="Large pictures → square tiles, ready to pack.", cls=LimlaCommand)
@@ -49,19 +51,16 @@ def tile(
     progress = ConsoleProgress()
     settings = TileSettings(tile, border, overlap)
     result = tile_pictures(source, out, settings, progress, build_engine(engine, workers, master, progress))
-    found = result.summary
-    if found:
-        percent = 100 * found["dropped_pixels"] / found["pixels"]
-        click.echo(
-            f"{out}: {found['tiles']} tiles of {tile} × {tile} from {found['pictures']} pictures, "
-            f"{found['num_bytes'] / 1e6:.1f} MB; {found['dropped_pixels']} pixels dropped ({percent:.1f}%), "
-            f"{found['padded_pixels']} padded; {result.num_made} pictures cut now"
-        )
-        if found["too_small"]:
-            click.echo(
-                f"{found['too_small']} pictures are smaller than a tile and gave none: --border pad keeps them"
-            )
-    if result.skipped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
-        click.echo(f"skipped {result.skipped.total()}: {reasons}")
-    result.check_whole()
+    show_end(result, _line(out, tile, result.summary))
+
+
+def _line(out: Path, tile: int, found: Mapping[str, Any]) -> str:
+    if not found:
+        return ""
+    percent = 100 * found["dropped_pixels"] / found["pixels"]
+    small = f", {found['too_small']} of them smaller than a tile" if found["too_small"] else ""
+    return (
+        f"{out}: {found['tiles']} tiles of {tile} × {tile} from {found['pictures']} pictures{small}, "
+        f"{size_text(found['num_bytes'])}; {found['dropped_pixels']} pixels dropped ({percent:.1f}%), "
+        f"{found['padded_pixels']} padded"
+    )
