@@ -9,6 +9,7 @@ import PIL.AvifImagePlugin
 from PIL.AvifImagePlugin import AvifImageFile
 
 from limla.codecs import pillow
+from limla.codecs.avif_file import check_file
 from limla.codecs.base import QualityScale, check_image
 from limla.errors import SettingsError
 from limla.types import Image
@@ -83,10 +84,12 @@ class AvifCodec:
         )
 
     def decode(self, data: bytes | memoryview) -> Image:
-        """Decode the first picture to (H, W, 3) uint8 RGB; transparency is left out.
+        """Decode a file of this codec to (H, W, 3) uint8 RGB.
 
-        Raises `DataError` for damaged or truncated data, and for more than `MAX_PIXELS`.
+        Raises `DataError` for damaged or truncated data, for more than `MAX_PIXELS`, and for kinds of AVIF that this
+        codec does not write: see `limla.codecs.avif_file`.
         """
+        check_file(memoryview(data))
         return pillow.decode(data, "AVIF", _Reader)
 
     def settings(self) -> dict[str, str | int | bool]:
