@@ -2,9 +2,8 @@
 
 A number is cut into yes/no decisions: how many bits its magnitude has, in unary; its sign; the bits below the leading
 one. Each decision is coded at the probability learnt from those before it whose neighbours were about as large: the
-three numbers before it in the row and the five around its place in the row before. The probabilities adapt as they go
-(the mean of a fast and a slow estimate), so none stand in the file, and all is done in whole numbers: the bytes are the
-same on every machine. The coder is Martin's range coder (Video & Data Recording Conference 1979) with carries, its
+two numbers before it in the row. The probabilities adapt as they go (the mean of a fast and a slow estimate), so none
+stand in the file, and all is done in whole numbers: the bytes are the same on every machine. The coder is Martin's range coder (Video & Data Recording Conference 1979) with carries, its
 binary decisions as Witten, Neal & Cleary (Communications of the ACM 30, 1987) and later coders make them. One kernel
 both writes and reads, so the two cannot disagree about a context.
 """
@@ -23,7 +22,7 @@ Rows = npt.NDArray[np.int32]
 MOST = (1 << 20) - 1
 """The largest magnitude of a number."""
 _BITS = 20  # of it
-_LEVELS = 52  # of the size of neighbours: 2 for each doubling of 12 times the mean
+_LEVELS = 46  # of the size of neighbours: 2 for each doubling of 5 times their mean
 _SIGN = _LEVELS * (_BITS + 1)
 _FIRST = _SIGN + 9
 _SECOND = _FIRST + _LEVELS * (_BITS + 1)
@@ -56,12 +55,11 @@ class RowWriter:
         """Of what was written so far, within 4."""
         return int(self._state[_PLACE])
 
-    def write(self, row: Rows, above: Rows | None, model: RowModel) -> None:
+    def write(self, row: Rows, model: RowModel) -> None:
         """Add a row.
 
         Args:
             row: (N,) int32, magnitudes up to `MOST`.
-            above: (N,) int32, a row written before, whose numbers are about as large at the same places.
             model: learns of it.
         """
         assert row.ndim == 1
@@ -71,7 +69,7 @@ class RowWriter:
             room = np.zeros(2 * self._data.size + _MOST_BYTES_EACH * row.size, np.uint8)
             room[:used] = self._data[:used]
             self._data = room
-        _run(np.ascontiguousarray(row, np.int32), above, model, self._data, self._state, decoding=0)
+        _run(np.ascontiguousarray(row, np.int32), model, self._data, self._state, decoding=0)
 
     def finish(self) -> bytes:
         """All that was written."""
@@ -104,29 +102,23 @@ class RowReader:
         """Whether more was read than a `RowWriter` ever wrote so few bytes for: the data is something else."""
         return int(self._state[_PLACE]) > self._data.size
 
-    def read(self, length: int, above: Rows | None, model: RowModel) -> Rows:
-        """The next row of `length` numbers, with the `above` and the `model` that it was written with."""
+    def read(self, length: int, model: RowModel) -> Rows:
+        """The next row of `length` numbers, with the `model` that knows the same rows as when it was written."""
         row = np.zeros(length, np.int32)
-        _run(row, above, model, self._data, self._state, decoding=1)
+        _run(row, model, self._data, self._state, decoding=1)
         return row
 
 
 def _run(
     row: Rows,
-    above: Rows | None,
     model: RowModel,
     data: npt.NDArray[np.uint8],
     state: npt.NDArray[np.int64],
     decoding: int,
 ) -> None:
-    if above is not None:
-        assert above.shape == row.shape
-        above = np.ascontiguousarray(above, np.int32)
     _code(
         row.ctypes.data,
         row.size,
-        row.ctypes.data if above is None else above.ctypes.data,
-        above is not None,
         model.chances.ctypes.data,
         data.ctypes.data,
         data.size,
@@ -135,12 +127,10 @@ def _run(
     )
 
 
-@kernel("int32*", "int64", "int32*", "int64", "uint16*", "uint8*", "int64", "int64*", "int64")
+@kernel("int32*", "int64", "uint16*", "uint8*", "int64", "int64*", "int64")
 def _code(
     row: Any,
     columns: int,
-    above: Any,
-    has_above: int,
     chances: Any,
     data: Any,
     num_bytes: int,
@@ -155,20 +145,12 @@ def _code(
         if level < 0:  # a new number: what is around it
             left = abs(row[column - 1]) if column > 0 else 0
             second = abs(row[column - 2]) if column > 1 else 0
-            third = abs(row[column - 3]) if column > 2 else 0
-            around = 3 * left + 2 * second + third
+            around = 4 * left + second
             sign_context = 0
             if column > 0:
                 sign_context += 3 * ((row[column - 1] > 0) + 2 * (row[column - 1] < 0))
             if column > 1:
                 sign_context += (row[column - 2] > 0) + 2 * (row[column - 2] < 0)
-            if has_above == 0:
-                around *= 2
-            else:
-                around += 2 * abs(above[column])
-                for shift in range(1, 3):
-                    around += abs(above[max(column - shift, 0)])
-                    around += abs(above[min(column + shift, columns - 1)])
             size = 0
             while around >> size > 1:
                 size += 1
@@ -207,11 +189,11 @@ def _code(
             span -= part
             code -= part
             fast -= fast >> 4
-            slow -= slow >> 7
+            slow -= slow >> 6
         else:
             span = part
             fast += (65535 - fast) >> 4
-            slow += (65535 - slow) >> 7
+            slow += (65535 - slow) >> 6
         chances[2 * context] = fast
         chances[2 * context + 1] = slow
         if decoding == 0 and low >= _TOP:  # a carry into bytes already written

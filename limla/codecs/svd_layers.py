@@ -98,7 +98,7 @@ class _Learnt:
 
     def __init__(self, sides: list[Side]) -> None:
         self.scales = RowModel()
-        self.vectors = {True: RowModel(), False: RowModel()}  # of luma, of chroma
+        self.vectors = RowModel()
         self.sides = sides
         self.alive = list(range(len(sides)))
 
@@ -129,12 +129,11 @@ def _write_rank(writer: RowWriter, learnt: _Learnt, blocks: list[Block], rank: i
         else 0
         for place in learnt.alive
     ]
-    writer.write(np.array(falls, np.int32), None, learnt.scales)
+    writer.write(np.array(falls, np.int32), learnt.scales)
     learnt.alive = [place for place, fall in zip(learnt.alive, falls, strict=True) if fall]
     for place in learnt.alive:
-        model = learnt.vectors[learnt.sides[place].is_luma]
         for vectors in (blocks[place].columns, blocks[place].rows):
-            writer.write(vectors[rank], vectors[rank - 1] if rank else None, model)
+            writer.write(vectors[rank], learnt.vectors)
 
 
 def read_body(data: memoryview, sides: list[Side], must_be_whole: bool) -> Body:
@@ -189,7 +188,7 @@ def _layer(data: memoryview) -> memoryview | None:
 
 
 def _read_rank(reader: RowReader, learnt: _Learnt, blocks: list[Block]) -> None:
-    falls = reader.read(len(learnt.alive), None, learnt.scales).tolist()
+    falls = reader.read(len(learnt.alive), learnt.scales).tolist()
     learnt.alive = [place for place, fall in zip(learnt.alive, falls, strict=True) if fall]
     for place, fall in zip(learnt.alive, filter(None, falls), strict=True):
         block, side = blocks[place], learnt.sides[place]
@@ -200,7 +199,7 @@ def _read_rank(reader: RowReader, learnt: _Learnt, blocks: list[Block]) -> None:
     for place in learnt.alive:
         block, side = blocks[place], learnt.sides[place]
         for vectors, length in ((block.columns, side.height), (block.rows, side.width)):
-            vectors.append(reader.read(length, vectors[-1] if vectors else None, learnt.vectors[side.is_luma]))
+            vectors.append(reader.read(length, learnt.vectors))
             if reader.is_past_end:
                 raise DataError("an svd file with a layer that ends too early")
     if not learnt.alive:
