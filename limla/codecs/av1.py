@@ -32,10 +32,12 @@ class Av1Codec(IntraCodec):
     shortest_side: ClassVar[int] = 4
     most_rows: ClassVar[int] = 8704
     most_columns: ClassVar[int] = 16384
-
-    def options(self, quality: int) -> dict[str, str]:
-        """`qp`: one QP for the whole picture, whatever its size; `crf` would change its meaning for small ones."""
-        return {"preset": "6", "qp": str(quality), "svtav1-params": "avif=1:tune=1:aq-mode=0:lp=1"}
+    # qp, and not crf, which SVT-AV1 understands otherwise for small pictures
+    pinned: ClassVar[dict[str, str]] = {
+        "preset": "6",
+        "qp": "{quality}",
+        "svtav1-params": "avif=1:tune=1:aq-mode=0:lp=1",
+    }
 
     def strip(self, stream: bytes) -> bytes:
         """As it is: SVT-AV1 adds nothing."""

@@ -34,15 +34,14 @@ class HevcCodec(IntraCodec):
     shortest_side: ClassVar[int] = 16
     most_rows: ClassVar[int] = LONGEST_SIDE
     most_columns: ClassVar[int] = LONGEST_SIDE
-
-    def options(self, quality: int) -> dict[str, str]:
-        """x265 gives a lone picture a lower QP than it is told, unless `ipratio` is 1."""
-        return {
-            "preset": "medium",
-            "tune": "psnr",
-            "x265-params": f"qp={quality}:ipratio=1:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:aq-mode=0:cutree=0:"
-            "pools=none:frame-threads=1:wpp=0:slices=1:info=0:hash=0:aud=0:vui-timing-info=0:repeat-headers=1:log-level=none",
-        }
+    # x265 gives a lone picture a lower QP than it is told, unless ipratio is 1; "info" is its note about itself
+    pinned: ClassVar[dict[str, str]] = {
+        "preset": "medium",
+        "tune": "psnr",
+        "x265-params": "qp={quality}:ipratio=1:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:aq-mode=0:cutree=0:"
+        "pools=none:frame-threads=1:wpp=0:slices=1:info=0:hash=0:aud=0:vui-timing-info=0:repeat-headers=1:"
+        "log-level=none",
+    }
 
     def padded_sides(self, height: int, width: int) -> tuple[int, int]:
         """Blocks are no larger than the picture, and the levels of long pictures (H.265, A.4.1) have no small ones."""
@@ -91,9 +90,9 @@ def _sps_sides(sps: BitReader) -> tuple[int, int]:
 class _Talking(HevcCodec):
     """x265 with its note about itself."""
 
-    def options(self, quality: int) -> dict[str, str]:
-        quiet = super().options(quality)
-        return {**quiet, "x265-params": quiet["x265-params"].replace("info=0", "info=1")}
+    pinned: ClassVar[dict[str, str]] = {
+        option: value.replace("info=0:hash", "info=1:hash") for option, value in HevcCodec.pinned.items()
+    }
 
 
 @functools.cache

@@ -52,10 +52,8 @@ class IntraCodec(ABC):
     """Of the pictures that the encoder takes."""
     most_rows: ClassVar[int]
     most_columns: ClassVar[int]
-
-    @abstractmethod
-    def options(self, quality: int) -> dict[str, str]:
-        """The encoder's options at a quality."""
+    pinned: ClassVar[dict[str, str]]
+    """The encoder's options; "{quality}" stands for the quality."""
 
     @abstractmethod
     def strip(self, stream: bytes) -> bytes:
@@ -114,15 +112,10 @@ class IntraCodec(ABC):
         return to_rgb(self._decode_planes(stream, *sides), contents.height, contents.width)
 
     def settings(self) -> dict[str, str | int | bool]:
-        """The pinned knobs: the encoder's options but the quality, and the pixels that it gets."""
-        pinned = {
-            option: value.replace(f"qp={self.scale.highest}", "qp=quality")
-            for option, value in self.options(self.scale.highest).items()
-            if value != str(self.scale.highest)
-        }
+        """The pinned knobs: the encoder's options, and the pixels that it gets."""
         return {
             "encoder": self.encoder,
-            **pinned,
+            **self.pinned,
             "subsampling": "420",
             "colour": "BT.601, full range",
             "threads": 1,
@@ -158,7 +151,9 @@ class IntraCodec(ABC):
         context.thread_count = 1
         context.color_range, context.colorspace = _FULL_RANGE, _BT601_MATRIX
         context.color_primaries, context.color_trc = _BT709_PRIMARIES, _SRGB_TRANSFER
-        context.options = self.options(quality)
+        context.options = {
+            option: value.replace("{quality}", str(quality)) for option, value in self.pinned.items()
+        }
         frame = VideoFrame(columns, rows, _PIXELS)
         frame.pts = 0
         for place, plane in zip(_frame_planes(frame), planes, strict=True):
