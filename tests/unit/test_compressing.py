@@ -129,7 +129,7 @@ def huge_header(path: Path) -> None:
 def test_an_awful_folder(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     wrong = awful(raw)
-    with pytest.raises(DataError, match="would have one name: cat/same.jpg and cat/same.png; rename"):
+    with pytest.raises(DataError, match=r"would have one name: cat/same.jpg and cat/same.png; rename"):
         compress(raw, out, JPEG)
     assert not out.exists()
     (raw / "cat" / "same.png").rename(raw / "cat" / "other.png")
