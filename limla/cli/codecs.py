@@ -33,6 +33,9 @@ def codecs() -> None:
 @click.option(
     "--qualities", default=7, show_default=True, help="Points of each codec, evenly spread in log rate."
 )
+@click.option(
+    "--bpp", help="Range of their rates, e.g. 0.1-2 bits per pixel. [default: each codec's whole range]"
+)
 @click.option("--output-dir", type=LocalPath(file_okay=False), required=True, help="Rows, tables and the page.")
 @click.option("--workers", type=int, help="Threads that measure distortion. [default: one for each core]")
 def compare(
@@ -41,6 +44,7 @@ def compare(
     images: int,
     seed: int,
     qualities: int,
+    bpp: str | None,
     output_dir: Path,
     workers: int | None,
 ) -> None:
@@ -59,9 +63,25 @@ def compare(
         num_images=images,
         seed=seed,
         num_points=qualities,
+        rates_bpp=_rates(bpp),
         workers=workers,
     )
     _show(run(settings, ConsoleProgress()))
+
+
+def _rates(text: str | None) -> tuple[float, float] | None:
+    """ "0.1-2"; raises `SettingsError` for anything else."""
+    from limla.errors import SettingsError
+
+    if text is None:
+        return None
+    low, dash, high = text.partition("-")
+    try:
+        if dash:
+            return float(low), float(high)
+    except ValueError:
+        pass
+    raise SettingsError(f"--bpp '{text}' is not a range of bits per pixel: write it as 0.1-2")
 
 
 def _texts(given: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -53,11 +53,14 @@ def contenders(texts: Sequence[str] | None) -> tuple[list[Contender], dict[str, 
     return [Contender(label, codec) for label, codec in found.items()], left_out
 
 
-def spread_qualities(codec: Codec, images: Sequence[Image], num_points: int) -> tuple[int, ...]:
+def spread_qualities(
+    codec: Codec, images: Sequence[Image], num_points: int, rates_bpp: tuple[float, float] | None = None
+) -> tuple[int, ...]:
     """Up to `num_points` qualities from the worst to the best, their rates evenly spread on a logarithmic scale.
 
-    The ends of the codec's scale are always among them. Rates are means over `images`; where the codec has too few
-    qualities at low rates, two points may fall on one, and there are fewer.
+    Rates are means over `images`. From the codec's lowest rate to its highest, or what of `rates_bpp` it reaches (the
+    nearest quality where that is nothing); a codec with no more than `num_points` qualities has all of them. Where it
+    has too few at low rates two points may fall on one.
     """
     numbers = codec.scale.from_worst()
     if len(numbers) <= num_points:
@@ -71,6 +74,10 @@ def spread_qualities(codec: Codec, images: Sequence[Image], num_points: int) -> 
             )
         return rates[quality]
 
-    wanted = np.geomspace(rate_of(numbers[0]), rate_of(numbers[-1]), num_points)[1:-1]
-    chosen = {numbers[0], numbers[-1], *(nearest_quality(codec.scale, rate_of, rate) for rate in wanted)}
+    ends = [rate_of(numbers[0]), rate_of(numbers[-1])]
+    if rates_bpp is not None:
+        ends = [float(np.clip(rate, *rates_bpp)) for rate in ends]
+    chosen = {
+        nearest_quality(codec.scale, rate_of, rate) for rate in np.geomspace(ends[0], ends[1], num_points)
+    }
     return tuple(sorted(chosen, key=numbers.index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from limla.statistics.crossed import resampled_means
 FloatArray = npt.NDArray[np.float64]
 LEAST_OVERLAP = 0.1
 """Of the PSNR (or log rate) that either curve reaches: codecs as different as JPEG and a low-rank one share little."""
+UNCHANGED = "at every quality a photo came back unchanged: no finite PSNR"
+LEAST_GAP_DB = 0.1
+"""Curves that come no further apart do not count as crossed: interpolation between points is no surer than that."""
 _NUM_RESAMPLES = 1000
 _GRID = 512
 
@@ -149,7 +153,7 @@ def quality_mean(rows: Sequence[ComparisonRow]) -> QualityMean:
         num_identical=sum(math.isinf(row.psnr_db) for row in rows),
         mean_ssim=_mean([row.ssim for row in rows]),
         mean_ms_ssim=_mean([row.ms_ssim for row in rows]),
-        num_ms_ssim=sum(not math.isnan(row.ms_ssim) for row in rows),
+        num_ms_ssim=sum(row.ms_ssim is not None for row in rows),
         encode_images_per_s=len(rows) / encode_s,
         encode_mpix_per_s=pixels / encode_s,
         decode_images_per_s=len(rows) / decode_s,
@@ -157,38 +161,36 @@ def quality_mean(rows: Sequence[ComparisonRow]) -> QualityMean:
     )
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    """Of the finite ones."""
-    known = [value for value in values if math.isfinite(value)]
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are known and finite."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
     return float(np.mean(known)) if known else None
 
 
 def difference(curve: Curve, reference: Curve, seed: int = 0) -> CodecDifference:
     """Bjøntegaard's deltas of a codec against the reference; never beyond what both curves reach."""
     one, other = reference.finite(), curve.finite()
-    found = bd_interval(
-        one.rates, one.psnrs[:, None], other.rates, other.psnrs[:, None],
-        num_resamples=_NUM_RESAMPLES, seed=seed, min_overlap=LEAST_OVERLAP,
-    )  # fmt: skip
-    by_image = [
-        bd_metrics(
-            one.rates[:, place], one.psnrs[:, place], other.rates[:, place], other.psnrs[:, place],
-            min_overlap=LEAST_OVERLAP,
-        ).bd_rate_percent
-        for place in range(one.rates.shape[1])
-    ]  # fmt: skip
-    known = np.array([value for value in by_image if value is not None], np.float64)
+    means = [values.mean(axis=1) for values in (one.rates, one.psnrs, other.rates, other.psnrs)]
+    result = bd_metrics(*means, min_overlap=LEAST_OVERLAP)
+    rate_interval = psnr_interval = Interval(math.nan, math.nan)
+    known = np.empty(0)
+    if result.bd_rate_percent is not None or result.bd_score is not None:
+        found = bd_interval(
+            one.rates, one.psnrs[:, None], other.rates, other.psnrs[:, None],
+            num_resamples=_NUM_RESAMPLES, seed=seed, min_overlap=LEAST_OVERLAP,
+        )  # fmt: skip
+        rate_interval, psnr_interval = found.bd_rate_percent, found.bd_score
+        known = _image_bd_rates(one, other)
     image_interval = _bootstrap(known, seed)
-    rate_interval, psnr_interval = found.bd_rate_percent, found.bd_score
-    psnr_low, psnr_high = _shared(one.psnrs.mean(axis=1), other.psnrs.mean(axis=1))
-    rate_low, rate_high = _shared(one.rates.mean(axis=1), other.rates.mean(axis=1))
+    psnr_low, psnr_high = _shared(means[1], means[3])
+    rate_low, rate_high = _shared(means[0], means[2])
     return CodecDifference(
         codec=curve.codec,
         reference=reference.codec,
-        bd_rate_percent=found.result.bd_rate_percent,
+        bd_rate_percent=result.bd_rate_percent,
         bd_rate_low=_known(rate_interval.low),
         bd_rate_high=_known(rate_interval.high),
-        bd_psnr_db=found.result.bd_score,
+        bd_psnr_db=result.bd_score,
         bd_psnr_low=_known(psnr_interval.low),
         bd_psnr_high=_known(psnr_interval.high),
         image_bd_rate_percent=float(known.mean()) if len(known) else None,
@@ -201,8 +203,17 @@ def difference(curve: Curve, reference: Curve, seed: int = 0) -> CodecDifference
         rate_low_bpp=rate_low,
         rate_high_bpp=rate_high,
         better_share=_better_share(other, one),
-        reason=found.result.reason.replace("BD-score", "BD-PSNR"),
+        reason=result.reason.replace("BD-score", "BD-PSNR") if other.qualities else UNCHANGED,
     )
+
+
+def _image_bd_rates(reference: Curve, curve: Curve) -> FloatArray:
+    """The BD-rate of each photo whose own curves can be compared, in %."""
+    found = [
+        bd_metrics(*points, min_overlap=LEAST_OVERLAP).bd_rate_percent
+        for points in zip(reference.rates.T, reference.psnrs.T, curve.rates.T, curve.psnrs.T, strict=True)
+    ]
+    return np.array([value for value in found if value is not None], np.float64)
 
 
 def _known(value: float) -> float | None:
@@ -256,13 +267,16 @@ def crossings(curve: Curve, reference: Curve) -> list[Crossing]:
     if found is None:
         return []
     logs, psnrs, gaps = found
-    crossed = np.flatnonzero((gaps[:-1] > 0) != (gaps[1:] > 0))
+    clear = np.flatnonzero(np.abs(gaps) >= LEAST_GAP_DB)
     rows = []
-    for place in crossed:
-        # a straight line between two of the grid's points: they lie under a hundredth of the range apart
+    for before, after in itertools.pairwise(clear):
+        if (gaps[before] > 0) == (gaps[after] > 0):
+            continue
+        # between the two one curve passes the other; a straight line between two of the grid's points is enough
+        place = before + int(np.flatnonzero((gaps[before:after] > 0) != (gaps[before + 1 : after + 1] > 0))[-1])
         share = gaps[place] / (gaps[place] - gaps[place + 1])
         rate = 2 ** (logs[place] + share * (logs[place + 1] - logs[place]))
         psnr = psnrs[place] + share * (psnrs[place + 1] - psnrs[place])
-        better = "below" if gaps[place] > 0 else "above"
+        better = "below" if gaps[before] > 0 else "above"
         rows.append(Crossing(curve.codec, reference.codec, float(rate), float(psnr), better))
     return rows

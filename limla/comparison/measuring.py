@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ class ComparisonRow:
         num_bytes: of the whole file, headers included.
         rate_bpp: 8 · num_bytes / (height · width).
         psnr_db: infinite for identical pixels.
-        ssim, ms_ssim: on luma; NaN where the photo is too small for their windows.
+        ssim, ms_ssim: on luma; None where the photo is too small for their windows.
         encode_cpu_s, decode_cpu_s: CPU seconds of the whole process, in which nothing else was at work.
     """
 
@@ -44,15 +45,18 @@ class ComparisonRow:
     num_bytes: int
     rate_bpp: float
     psnr_db: float
-    ssim: float
-    ms_ssim: float
+    ssim: float | None
+    ms_ssim: float | None
     encode_cpu_s: float
     decode_cpu_s: float
 
 
-_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "float | None": pa.float64()}
 ROW_SCHEMA = pa.schema(
-    [pa.field(name, _TYPES[str(kind)], nullable=False) for name, kind in ComparisonRow.__annotations__.items()]
+    [
+        pa.field(name, _TYPES[str(kind)], nullable="None" in str(kind))
+        for name, kind in ComparisonRow.__annotations__.items()
+    ]
 )
 
 
@@ -126,8 +130,9 @@ def _coded(contender: Contender, quality: int, drawn: DrawnPhoto, image: Image) 
     return _Coded(len(data), decoded, middle - start, end - middle)
 
 
-def _distortion(pair: tuple[Image, Image]) -> tuple[float, float, float]:
-    return psnr_db(*pair), ssim(*pair), ms_ssim(*pair)
+def _distortion(pair: tuple[Image, Image]) -> tuple[float, float | None, float | None]:
+    one, several = ssim(*pair), ms_ssim(*pair)
+    return psnr_db(*pair), None if math.isnan(one) else one, None if math.isnan(several) else several
 
 
 def warm_up(contender: Contender, quality: int, image: Image) -> None:

@@ -45,6 +45,9 @@ def write_page(
         "title": f"Codecs on {settings.folder.resolve().name}",
         "num_images": num_images,
         "num_points": settings.num_points,
+        "rates": "over its whole range"
+        if settings.rates_bpp is None
+        else "from {:g} to {:g} bits per pixel".format(*settings.rates_bpp),
         "reference": REFERENCE,
         "distortion": _figure(means, styles, _DISTORTIONS, "distortion"),
         "speed": _figure(means, styles, _SPEEDS, "speed"),
@@ -136,6 +139,7 @@ def _drawn(means: Sequence[QualityMean], styles: dict[str, Style]) -> dict[str, 
 def _difference_table(
     differences: Sequence[CodecDifference], crossings: Sequence[Crossing]
 ) -> ShownTable | None:
+    has_reason = any(row.reason for row in differences)
     rows = [
         (
             row.codec,
@@ -152,14 +156,14 @@ def _difference_table(
                 if crossing.codec == row.codec
             )
             or "–",
-            row.reason,
+            *((row.reason,) if has_reason else ()),
         )
         for row in differences
     ]
     columns = [
         "Codec", Column("BD-rate %"), Column("over dB"), Column("mean of photos’ BD-rates %"),
         Column("photos compared"), Column("BD-PSNR dB"), Column("over bpp"), Column("better at"), "crosses at bpp",
-        "why missing",
+        *(("why missing",) if has_reason else ()),
     ]  # fmt: skip
     caption = (
         f"Against {REFERENCE}: below 0, fewer bits at equal PSNR; above 0 dB, more PSNR at equal bits. Brackets: 95% "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,9 @@ class CompareSettings:
             reference, JPEG with its own settings, is always among them.
         num_images: drawn from the folder; all where there are fewer.
         seed: of the draw.
-        num_points: qualities of each codec, evenly spread over the logarithm of its rate.
+        num_points: qualities of each codec, evenly spread over the logarithm of its rate; of the reference, about
+            twice as many.
+        rates_bpp: the lowest and highest rate of those qualities in bits per pixel; None: the codec's whole range.
         workers: threads that decode photos and measure distortion; None: one for each core. Codecs are timed while
             none of them works.
     """
@@ -31,6 +34,7 @@ class CompareSettings:
     num_images: int = 24
     seed: int = 0
     num_points: int = 7
+    rates_bpp: tuple[float, float] | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +45,12 @@ class CompareSettings:
         if self.num_points < FEWEST_POINTS:
             raise SettingsError(
                 f"{self.num_points} qualities: choose at least {FEWEST_POINTS}, the points that a BD-rate needs"
+            )
+        if self.rates_bpp is not None and not 0 < self.rates_bpp[0] < self.rates_bpp[1] < math.inf:
+            raise SettingsError(
+                "rates from {:g} to {:g} bits per pixel: choose two above 0, the lower first".format(
+                    *self.rates_bpp
+                )
             )
         if self.workers is not None and self.workers < 1:
             raise SettingsError(f"{self.workers} workers: choose at least 1")

@@ -102,6 +102,7 @@ def _record(settings: CompareSettings, photos: Sequence[DrawnPhoto]) -> dict[str
         "num_images": settings.num_images,
         "seed": settings.seed,
         "num_points": settings.num_points,
+        "rates_bpp": settings.rates_bpp and list(settings.rates_bpp),
         "photos": content_id([(drawn.photo.name, drawn.sha256) for drawn in photos]),
     }
 
@@ -133,7 +134,7 @@ def _plan(
     folders = [settings.output_dir / _PARTS / _slug(contender.label) for contender in chosen]
     images = []
     if not all((folder / _PLAN).exists() for folder in folders):
-        images = [drawn.photo.pixels() for drawn in photos[:: max(1, len(photos) // _PLANNING_IMAGES)]]
+        images = [drawn.photo.pixels() for drawn in photos[:: -(-len(photos) // _PLANNING_IMAGES)]]
     plans: list[list[_Part]] = []
     with progress.stage("choosing qualities", len(chosen), "codecs") as advance:
         for contender, folder in zip(chosen, folders, strict=True):
@@ -150,7 +151,10 @@ def _plan(
                 check_settings(folder, {name: plan.get(name) for name in record}, record)
                 qualities = tuple(plan["qualities"])
             else:
-                qualities = spread_qualities(contender.codec, images[:_PLANNING_IMAGES], settings.num_points)
+                num_points = settings.num_points
+                if contender.label == REFERENCE:  # every other curve is held against it
+                    num_points = 2 * num_points - 1
+                qualities = spread_qualities(contender.codec, images, num_points, settings.rates_bpp)
                 write_json(path, {**record, "qualities": qualities})
             plans.append([_Part(contender, quality, folder / f"q{quality}.parquet") for quality in qualities])
             advance(1)
