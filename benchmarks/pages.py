@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import probe_page
 from robustness_page import section
 from tables import machine_line, table
 from throughput import write_page
@@ -160,6 +161,7 @@ def main() -> None:
         "every JSON names the command that made it. How fast each stage is beside its peers: "
         "[benchmarks.md](benchmarks.md).",
         *section(_load("robustness")),
+        *probe_page.section(_load("probe") if (RESULTS / "probe.json").is_file() else None),
         *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
         "Other work ran on the same two cores while these models were trained, so the times of this section are upper "
         "bounds.",

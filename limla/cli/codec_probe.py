@@ -99,7 +99,16 @@ def _show(result: ProbeResult) -> None:
         f"{counts['test']} to test, {len(record['class_names'])} classes; always the largest one: "
         f"{record['accuracy_of_largest_class']:.3f}"
     )
-    head = ("probe of", "input", "bpp", "values", "accuracy [95%]", "against pixels, points [95%]", "p (Holm)")
+    head = (
+        "probe of",
+        "input",
+        "bpp",
+        "values",
+        "accuracy [95%]",
+        "against pixels, points [95%]",
+        "detectable",
+        "p (Holm)",
+    )
     twins = ("twins' loss", "diagonal", "off-diagonal")
     has_twins = any(row.diagonal is not None for row in result.rows)
     lines = [(*head, *twins) if has_twins else head]
@@ -128,6 +137,7 @@ def _line(row: ProbeRow, has_twins: bool) -> tuple[str, ...]:
         str(row.num_values),
         f"{row.accuracy:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]",
         change,
+        "" if row.detectable is None else f"{100 * row.detectable:.1f}",
         "" if row.p_holm is None else f"{row.p_holm:.3f}",
     )
     if not has_twins:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,13 +44,18 @@ class Samples:
     labels: npt.NDArray[np.int64]
 
 
-def code_cell(codec: Codec, qualities: Iterable[int], image_size: int) -> int:
-    """Side in pixels of one place of the codes of square images.
+def code_shapes(codec: Codec, qualities: Iterable[int], image_size: int) -> dict[int, tuple[int, ...]]:
+    """Quality → (bits, h, w) of the codes of square images; raises `DataError` for what are no codes."""
+    grey = np.full((image_size, image_size, 3), 128, np.uint8)
+    return {quality: _codes(codec, grey, quality).shape for quality in qualities}
+
+
+def code_cell(shapes: Mapping[int, tuple[int, ...]], image_size: int) -> int:
+    """Side in pixels of one place of the codes of such `code_shapes`.
 
     Raises `SettingsError` for an image size that is no whole number of places, and for qualities that differ in it.
     """
-    grey = np.full((image_size, image_size, 3), 128, np.uint8)
-    sides = {quality: _codes(codec, grey, quality).shape[1:] for quality in qualities}
+    sides = {quality: shape[1:] for quality, shape in shapes.items()}
     for height, width in sides.values():
         if height != width or image_size % height:
             raise SettingsError(
@@ -152,8 +157,7 @@ class InputStore:
     def _encode(self, split: str, quality: int, samples: Samples, progress: Progress) -> list[int]:
         """Decoded pixels and codes of a split at a quality; returns each whole image's bytes."""
         images = self.whole(PIXELS, split)
-        grey = np.full((self._grid.image_size, self._grid.image_size, 3), 128, np.uint8)
-        bits = len(_codes(self._codec, grey, quality))
+        bits = code_shapes(self._codec, [quality], self._grid.image_size)[quality][0]
 
         def encoded(index: int) -> list[_Encoded]:
             image = np.ascontiguousarray(images[index].transpose(1, 2, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ class ProbeRow:
             representation, same images and seeds; None for these themselves.
         p_value, p_holm: of that difference, by itself and corrected for all of the table's.
         test: that made it.
+        detectable: the smallest difference that so many images and seeds find with 80% power; None where none is.
         test_loss, diagonal, off_diagonal: of the twins of the test images, means over the seeds; None without encoder.
         train_loss: of the last epoch, mean over the seeds; None without training.
     """
@@ -53,6 +55,7 @@ class ProbeRow:
     p_value: float | None
     p_holm: float | None
     test: str
+    detectable: float | None
     test_loss: float | None
     diagonal: float | None
     off_diagonal: float | None
@@ -109,6 +112,7 @@ def _row(
         p_value=None if change is None else change.p_value,
         p_holm=None,
         test="" if change is None else change.test,
+        detectable=None if change is None or math.isnan(change.detectable) else change.detectable,
         test_loss=_mean([part.test_loss for part in parts]),
         diagonal=_mean([part.diagonal for part in parts]),
         off_diagonal=_mean([part.off_diagonal for part in parts]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from limla.files import exclusive, write_bytes, write_json
 from limla.manifest import SOURCE, SPLITS, Manifest, check_settings, library_versions, read_manifest
 from limla.models.device import choose_device
 from limla.probing import linear, twins
-from limla.probing.arrays import InputStore, Samples, code_cell
+from limla.probing.arrays import InputStore, Samples, code_cell, code_shapes
 from limla.probing.parts import Part, PartName
 from limla.probing.rows import ProbeRow, probe_rows
 from limla.probing.settings import OF_ENCODERS, ProbeSettings
@@ -77,8 +78,9 @@ def probe(settings: ProbeSettings, progress: Progress = SILENT) -> ProbeResult:
     """
     codec, device = settings.build_codec(), choose_device(settings.device)
     manifest = read_manifest(settings.data_dir / SOURCE)
-    _check_splits(settings, manifest)
-    grid = ViewGrid(settings.image_size, code_cell(codec, settings.qualities, settings.image_size))
+    shapes = code_shapes(codec, settings.qualities, settings.image_size)
+    grid = ViewGrid(settings.image_size, code_cell(shapes, settings.image_size))
+    _check_counts(settings, manifest, max(3 * grid.image_size**2, *map(math.prod, shapes.values())))
     folder = settings.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / "probe.lock", "a probe"):
@@ -99,7 +101,8 @@ def probe(settings: ProbeSettings, progress: Progress = SILENT) -> ProbeResult:
     return ProbeResult(rows, record, len(kept))
 
 
-def _check_splits(settings: ProbeSettings, manifest: Manifest) -> None:
+def _check_counts(settings: ProbeSettings, manifest: Manifest, most_values: int) -> None:
+    """`most_values`: of any input of one image."""
     counts = {split: manifest.num_samples(split) for split in SPLITS}
     for split, fewest in (("train", 2), ("val", 1), ("test", 2)):
         if counts[split] < fewest:
@@ -107,12 +110,11 @@ def _check_splits(settings: ProbeSettings, manifest: Manifest) -> None:
                 f"{settings.data_dir / SOURCE}: {counts[split]} images of split {split}, and a probe needs "
                 f"{fewest}: pack more images, or with other shares of the splits"
             )
-    numbers = counts["train"] * 3 * settings.image_size**2
+    numbers = counts["train"] * most_values
     if "flat" in settings.representations and numbers > linear.MAX_NUMBERS:
         raise SettingsError(
-            f"representation flat: {counts['train']} images of {settings.image_size} × {settings.image_size} pixels "
-            f"are {numbers} values, more than {linear.MAX_NUMBERS}: choose a smaller --image-size, or other "
-            "representations"
+            f"representation flat: {counts['train']} images of up to {most_values} values are {numbers}, more than "
+            f"{linear.MAX_NUMBERS}: choose a smaller --image-size, or other representations"
         )
 
 

@@ -90,15 +90,19 @@ def build_encoder(kind: Literal["pixels", "codes"], num_channels: int, cell: int
     """(N, num_channels, h, w) float32 of the stored values → (N, NUM_FEATURES).
 
     Three convolutions of the stem and two of the trunk, 3 × 3, the same widths for every input. The stem takes pixels
-    to 1/8 of their resolution; of codes, which are at 1/cell already, it halves only as often as is left to do.
+    to 1/8 of their resolution; of codes, which are at 1/cell already, it halves only as often as is left to do. The
+    first one on codes is 1 × 1: a code stands for its block of pixels by itself, and hundreds of bits would make a
+    3 × 3 one half of all parameters.
     """
     halvings = max(0, _STEM_HALVINGS - round(math.log2(cell)))
     strides = [2] * halvings + [1] * (_STEM_HALVINGS - halvings) + [1, 2]
     layers: list[nn.Module] = [_Unit() if kind == "pixels" else _Signs()]
+    kernels = [3 if kind == "pixels" else 1, 3, 3, 3, 3]
+    widths = (*_STEM_WIDTHS, NUM_FEATURES, NUM_FEATURES)
     before = num_channels
-    for width, stride in zip((*_STEM_WIDTHS, NUM_FEATURES, NUM_FEATURES), strides, strict=True):
+    for width, kernel, stride in zip(widths, kernels, strides, strict=True):
         layers += [
-            nn.Conv2d(before, width, 3, stride, padding=1, bias=False),
+            nn.Conv2d(before, width, kernel, stride, padding=kernel // 2, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         ]

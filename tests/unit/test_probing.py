@@ -85,10 +85,14 @@ def test_building_an_encoder_leaves_the_processs_random_numbers_alone() -> None:
 
 
 def test_encoders_of_pixels_and_codes_are_of_comparable_size() -> None:
-    pixels, codes = build_encoder("pixels", 3, 1), build_encoder("codes", 32, 8)
-    sizes = [sum(parameter.numel() for parameter in encoder.parameters()) for encoder in (pixels, codes)]
-    assert sizes[1] / sizes[0] == pytest.approx(1, abs=0.05)
-    assert pixels(torch.zeros(2, 3, 64, 64)).shape == codes(torch.zeros(2, 32, 8, 8)).shape
+    pixels, few, many = (
+        build_encoder("pixels", 3, 1),
+        build_encoder("codes", 8, 8),
+        build_encoder("codes", 384, 8),
+    )
+    sizes = [sum(parameter.numel() for parameter in encoder.parameters()) for encoder in (pixels, few, many)]
+    assert [size / sizes[0] for size in sizes] == pytest.approx([1, 1, 1], abs=0.05)
+    assert pixels(torch.zeros(2, 3, 64, 64)).shape == few(torch.zeros(2, 8, 8, 8)).shape
 
 
 def test_the_codes_reach_the_first_convolution_as_minus_one_and_one() -> None:

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 from limla.cli.codec_probe import probe as command
 from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
-from limla.probing import BinaryCodes, ProbeSettings, probe
-from limla.probing.arrays import InputStore, code_cell
+from limla.probing import BinaryCodes, ProbeSettings, linear, probe
+from limla.probing.arrays import InputStore, code_cell, code_shapes
 from limla.probing.settings import PIXELS, ProbeInput
 from limla.probing.views import ViewGrid
 from limla.progress import SILENT
@@ -75,7 +75,7 @@ def test_any_codec_with_codes_meets_the_protocol() -> None:
 
 def test_every_input_is_of_the_same_keys_and_views(data_dir: Path, tmp_path: Path) -> None:
     codec, grid = blocksigns.BlockSigns(), ViewGrid(SIDE, 8)
-    assert code_cell(codec, (4, 8), SIDE) == 8
+    assert code_cell(code_shapes(codec, (4, 8), SIDE), SIDE) == 8
     store = InputStore(tmp_path, data_dir, grid, codec)
     samples = store.samples(SILENT)
     assert {split: len(found.keys) for split, found in samples.items()} == COUNTS
@@ -206,7 +206,21 @@ def test_a_codec_whose_codes_are_none_is_told_so(data_dir: Path, monkeypatch: py
     for codes, message in cases:
         monkeypatch.setattr(blocksigns.BlockSigns, "codes", codes)
         with pytest.raises((DataError, SettingsError), match=message):
-            code_cell(blocksigns.BlockSigns(), (4,), SIDE)
+            code_cell(code_shapes(blocksigns.BlockSigns(), (4,), SIDE), SIDE)
+
+
+def test_qualities_whose_codes_lie_on_different_grids_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"4 × 4 at quality 1, 2 × 2 at quality 2\): probe them one by one"):
+        code_cell({1: (8, 4, 4), 2: (8, 2, 2)}, SIDE)
+
+
+def test_more_values_than_the_flat_probe_holds_are_refused_before_any_work(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "MAX_NUMBERS", 100_000)
+    with pytest.raises(SettingsError, match="37 images of up to 3072 values are 113664, more than 100000"):
+        probe(settings_for(data_dir, tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
