@@ -6,15 +6,14 @@ Ashtari et al., "Quantization-free Lossy Image Compression Using Integer Matrix 
 
 The body of the `.laff` file, numbers of one byte:
 
+    the coding               0 deflate, 1 adaptive
     for each of Y, Cb, Cr    the mean, the rank
-    the factors              raw deflate (RFC 1951) of the int8 entries: V of Y, Cb and Cr, then U of each; a
-                             component's entries stand together, patches in rows from the top left
+    the factors              see `limla.codecs.factor_coding`
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -25,33 +24,43 @@ import numpy.typing as npt
 from limla.codecs import ycbcr
 from limla.codecs.base import QualityScale, check_image
 from limla.codecs.container import EXTENSION, LONGEST_SIDE, read_whole, write_container
+from limla.codecs.factor_coding import CODINGS, DEFLATE_LEVEL, Shape, read_factors, write_factors
 from limla.codecs.integer_factors import HIGHEST, LOWEST, WIDTH, Factors, Floats, Rows, factorise, svd_start
 from limla.codecs.rgb import to_rgb
 from limla.codecs.ycbcr import Planes
-from limla.errors import DataError
+from limla.errors import DataError, SettingsError
 from limla.kernels import kernel
 from limla.types import Image
 
 PATCH = 8
 NUM_ROUNDS = 10
-_NUM_PLANES = 3
-_DEFLATE_LEVEL, _RAW_DEFLATE, _MEMORY = 9, -15, 9
+_HEAD_BYTES = 1 + 2 * 3
 
 
 class _Plane(NamedTuple):
-    """A plane ready to be factorised: its patches less the mean, and the start of V."""
+    """A plane ready to be factorised: the patches' rows and columns, the mean, X, and the start of V."""
 
+    sides: tuple[int, int]
     mean: int
     x: Rows
     start: Floats
 
 
 class LowrankCodec:
-    """Integer matrix factorisation. The quality is the number of components: two of luma for one of each chroma."""
+    """Integer matrix factorisation. The quality is the number of components: two of luma for one of each chroma.
+
+    Args:
+        coding: of the factors: "deflate" as published, or "adaptive" for files shorter by about a quarter.
+    """
 
     name: ClassVar[str] = "lowrank"
     extension: ClassVar[str] = EXTENSION
     scale: ClassVar[QualityScale] = QualityScale("components", 1, 96)
+
+    def __init__(self, coding: str = "deflate") -> None:
+        if coding not in CODINGS:
+            raise SettingsError(f"unknown coding of factors '{coding}'; known: {', '.join(CODINGS)}")
+        self.coding = coding
 
     def encode(self, image: Image, quality: int) -> bytes:
         """Encode an (H, W, 3) uint8 sRGB image, sides up to 65500, with 1 to 96 components.
@@ -71,7 +80,7 @@ class LowrankCodec:
         height, width = image.shape[:2]
         planes = [_prepare(plane) for plane in _split(image)] if qualities else []
         files = {
-            quality: write_container(self.name, height, width, _encode_body(planes, quality))
+            quality: write_container(self.name, height, width, _encode_body(planes, quality, self.coding))
             for quality in dict.fromkeys(qualities)
         }
         return [files[quality] for quality in qualities]
@@ -83,21 +92,23 @@ class LowrankCodec:
         most, planes as many.
         """
         contents = read_whole(data, self.name)
-        sides = _plane_sides(contents.height, contents.width)
-        means, factors = _decode_body(contents.body, sides)
-        planes = Planes(*map(_join, sides, means, factors))
-        return to_rgb(planes, contents.height, contents.width)
+        height, width = contents.height, contents.width
+        if max(height, width) > LONGEST_SIDE:
+            raise DataError(f"a lowrank file of {height} × {width} pixels; a side has {LONGEST_SIDE} at most")
+        planes = Planes(*_decode_body(contents.body, _plane_sides(height, width)))
+        return to_rgb(planes, height, width)
 
     def settings(self) -> dict[str, str | int | bool]:
         """The pinned knobs."""
         return {
+            "coding": self.coding,
             "patch": PATCH,
             "entries": f"{LOWEST} to {HIGHEST}",
             "start": "SVD",
             "rounds": NUM_ROUNDS,
             "chroma": "1 of 3 components",
             "subsampling": "420",
-            "coding": f"deflate, level {_DEFLATE_LEVEL}",
+            "deflate_level": DEFLATE_LEVEL,
         }
 
     def version(self) -> str:
@@ -134,58 +145,39 @@ def _prepare(plane: npt.NDArray[np.uint8]) -> _Plane:
     whole = np.pad(plane, ((0, rows * PATCH - height), (0, columns * PATCH - width)), mode="edge")
     patches = whole.reshape(rows, PATCH, columns, PATCH).swapaxes(1, 2).reshape(rows * columns, WIDTH)
     x = patches.astype(np.int16) - np.int16(mean)
-    return _Plane(mean, x, svd_start(x))
+    return _Plane((rows, columns), mean, x, svd_start(x))
 
 
-def _encode_body(planes: Sequence[_Plane], quality: int) -> bytes:
+def _encode_body(planes: Sequence[_Plane], quality: int, coding: str) -> bytes:
     factors = [
         factorise(plane.x, plane.start[:rank], NUM_ROUNDS)
         for plane, rank in zip(planes, _ranks(quality), strict=True)
     ]
-    head = bytes(
-        number for plane, (_, v) in zip(planes, factors, strict=True) for number in (plane.mean, len(v))
-    )
-    entries = [v for _, v in factors] + [u for u, _ in factors]
-    deflate = zlib.compressobj(_DEFLATE_LEVEL, zlib.DEFLATED, _RAW_DEFLATE, _MEMORY)
-    return b"".join((head, *(deflate.compress(factor.tobytes()) for factor in entries), deflate.flush()))
+    head, shapes = [CODINGS.index(coding)], []
+    for plane, (_, v) in zip(planes, factors, strict=True):
+        head += plane.mean, len(v)
+        shapes.append(Shape(len(v), *plane.sides))
+    return bytes(head) + write_factors(factors, shapes, coding)
 
 
-def _decode_body(body: memoryview, sides: Sequence[tuple[int, int]]) -> tuple[list[int], list[Factors]]:
-    """The means and the factors of Y, Cb and Cr; raises `DataError` for what `_encode_body` cannot have written."""
-    head, packed = bytes(body[: 2 * _NUM_PLANES]), body[2 * _NUM_PLANES :]
-    if len(head) < 2 * _NUM_PLANES:
-        raise DataError("a lowrank file that ends before its factors")
-    means, ranks = list(head[::2]), head[1::2]
-    numbers = [rows * columns for rows, columns in sides]
-    for rank, number in zip(ranks, numbers, strict=True):
-        if rank > min(WIDTH, number):
+def _decode_body(body: memoryview, sides: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.uint8]]:
+    """Y, Cb and Cr in whole patches; raises `DataError` for what `_encode_body` cannot have written."""
+    head = list(body[:_HEAD_BYTES])
+    if len(head) < _HEAD_BYTES or head[0] >= len(CODINGS):
+        raise DataError("a lowrank file that is damaged: it does not begin with a coding, means and ranks")
+    means, ranks = head[1::2], head[2::2]
+    shapes = [Shape(rank, *side) for rank, side in zip(ranks, sides, strict=True)]
+    for shape in shapes:
+        most = min(WIDTH, shape.num_patches)
+        if shape.rank > most:
             raise DataError(
-                f"a lowrank file of {rank} components, and {number} patches have at most {min(WIDTH, number)}"
+                f"a lowrank file of {shape.rank} components; {shape.num_patches} patches have {most} at most"
             )
-    lengths = [rank * WIDTH for rank in ranks]
-    lengths += [rank * number for rank, number in zip(ranks, numbers, strict=True)]
-    places = np.cumsum([0, *lengths])
-    entries = np.frombuffer(_inflate(packed, int(places[-1])), np.int8)
-    if entries.size and (entries.min() < LOWEST or entries.max() > HIGHEST):
-        raise DataError(f"a lowrank file whose factors are damaged: not all from {LOWEST} to {HIGHEST}")
-    parts = [entries[begin:end] for begin, end in itertools.pairwise(places)]
-    factors = [
-        Factors(u.reshape(rank, number), v.reshape(rank, WIDTH))
-        for rank, number, v, u in zip(ranks, numbers, parts[:_NUM_PLANES], parts[_NUM_PLANES:], strict=True)
-    ]
-    return means, factors
-
-
-def _inflate(packed: memoryview, num_bytes: int) -> bytes:
-    """The `num_bytes` that were deflated; no more are made of any data."""
-    inflate = zlib.decompressobj(_RAW_DEFLATE)
     try:
-        found = inflate.decompress(packed, num_bytes + 1)
-    except zlib.error as error:
+        factors = read_factors(body[_HEAD_BYTES:], shapes, CODINGS[head[0]])
+    except DataError as error:
         raise DataError(f"a lowrank file whose factors are damaged: {error}") from error
-    if len(found) != num_bytes or not inflate.eof or inflate.unused_data:
-        raise DataError(f"a lowrank file whose factors are damaged: they are not {num_bytes} numbers")
-    return found
+    return [_join(*plane) for plane in zip(sides, means, factors, strict=True)]
 
 
 def _join(sides: tuple[int, int], mean: int, factors: Factors) -> npt.NDArray[np.uint8]:
