@@ -70,13 +70,8 @@ class _ToPixels:
     def convert(self, source: str, data: bytes, write: Callable[[str, bytes], None]) -> Row:
         """Decode one file."""
         image, note = self._decode(data, stem_and_suffix(source)[1].lower().removeprefix("."))
-        stored = io.BytesIO()
-        if self.format == "png":
-            PIL.Image.fromarray(image).save(stored, "PNG", compress_level=PNG_LEVEL)
-        else:
-            PIL.Image.fromarray(image).save(stored, "TIFF", compression="tiff_adobe_deflate")
         (name,) = self.names(source, {})
-        write(name, stored.getvalue())
+        write(name, write_pixels(image, self.format))
         return {"file": name, "height": image.shape[0], "width": image.shape[1], "note": note}
 
     def _decode(self, data: bytes, extension: str) -> tuple[Image, str]:
@@ -92,6 +87,16 @@ class _ToPixels:
             prefix: Prefix = plug().decode_prefix(data)
             return prefix.image, f"cut off, decoded at rank {prefix.held} of {prefix.whole}"
         return decode_image(data, extension), ""
+
+
+def write_pixels(image: Image, file_format: str) -> bytes:
+    """A PNG, or a TIFF with deflate, of an (H, W, 3) uint8 image."""
+    stored = io.BytesIO()
+    if file_format == "png":
+        PIL.Image.fromarray(image).save(stored, "PNG", compress_level=PNG_LEVEL)
+    else:
+        PIL.Image.fromarray(image).save(stored, "TIFF", compression="tiff_adobe_deflate")
+    return stored.getvalue()
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,7 +136,7 @@ def decompress(
     target = ResultFolder(folder, COMMAND, conversion, recorded, library_versions(names))
     title = f"decompressing to {settings.format.upper()}"
     result = convert_tree(
-        sources, target, conversion, _summary, progress, engine or build_engine("local"), title
+        sources, target, conversion, summary_of_pixels, progress, engine or build_engine("local"), title
     )
     for row in result.rows:
         if row["note"]:
@@ -160,7 +165,7 @@ def _weights(root: Path, given: Path | None) -> bytes | None:
         return None
 
 
-def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summary_of_pixels(rows: Sequence[Row]) -> dict[str, Any]:
     """Totals of the files that were decompressed."""
     return {
         "pictures": len(rows),

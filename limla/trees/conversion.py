@@ -73,12 +73,12 @@ class ConvertFiles:
     """Converts files; picklable, so that an engine can call it anywhere, and more than once for the same files.
 
     Attributes:
-        root: the folder of sources.
+        root: the folder of sources; None where they are no files: the conversion is then given no bytes.
         folder: where the results go.
         conversion: what is done with each.
     """
 
-    root: Path
+    root: Path | None
     folder: Path
     conversion: Conversion
 
@@ -87,7 +87,7 @@ class ConvertFiles:
 
         Raises `DataError` where the sources cannot be seen from here, `OSError` when the disk is full.
         """
-        if not os.access(self.root, os.R_OK | os.X_OK):
+        if self.root is not None and not os.access(self.root, os.R_OK | os.X_OK):
             raise DataError(
                 f"{self.root}: cannot be read on the machine that does the work; every machine must see the files "
                 "under this path"
@@ -102,15 +102,9 @@ class ConvertFiles:
     def _convert(self, job: Job) -> Row | Refused:
         path, num_bytes, mtime_ns = job.source
         try:
-            data = read_regular(f"{self.root}/{path}")
+            data = b"" if self.root is None else read_source(self.root, job.source)
         except DataError as error:
             return Refused(path, str(error))
-        except OSError as error:
-            return Refused(path, f"cannot be read: {(error.strerror or type(error).__name__).lower()}")
-        if len(data) != num_bytes:
-            return Refused(
-                path, f"{num_bytes} bytes when the files were listed, now {len(data)}: run this again"
-            )
         written = 0
 
         def write(name: str, made: bytes) -> None:
@@ -129,6 +123,17 @@ class ConvertFiles:
             "num_bytes": written,
             **values,
         }
+
+
+def read_source(root: Path, source: Source) -> bytes:
+    """The bytes of a file that was found; raises `DataError` with the reason where they cannot be had."""
+    try:
+        data = read_regular(f"{root}/{source.path}")
+    except OSError as error:
+        raise DataError(f"cannot be read: {(error.strerror or type(error).__name__).lower()}") from error
+    if len(data) != source.num_bytes:
+        raise DataError(f"{source.num_bytes} bytes when the files were listed, now {len(data)}: run this again")
+    return data
 
 
 def _put(path: Path, data: bytes, is_ours: bool) -> None:

@@ -19,12 +19,12 @@ class Sources:
     """What was found.
 
     Attributes:
-        root: the folder they lie in.
+        root: the folder they lie in; None where they are no files, and there is nothing to read.
         files: sorted by path.
         skipped: reason → number of entries passed over.
     """
 
-    root: Path
+    root: Path | None
     files: tuple[Source, ...]
     skipped: Counter[str] = field(default_factory=Counter)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from limla.engines.base import Engine
 from limla.errors import DataError
@@ -26,6 +26,7 @@ _UNITS = 64
 _SHOWN = 100
 """Refused files named on the console; all of them are in the quarantine list."""
 
+Item = TypeVar("Item")
 Summarise = Callable[[Sequence[Row]], Mapping[str, Any]]
 
 
@@ -51,11 +52,14 @@ class TreeResult:
 
     def check_whole(self) -> None:
         """Raise `DataError` where files were refused, for an exit code that tells."""
-        if self.refused:
-            num = len(self.refused)
-            raise DataError(
-                f"{num} of {num + len(self.rows)} files refused, the others are done; reasons: {self.quarantine}"
-            )
+        check_none_refused(self.refused, len(self.rows), self.quarantine)
+
+
+def check_none_refused(refused: Sequence[Refused], num_done: int, quarantine: Path) -> None:
+    """Raise `DataError` naming the list of the refused, where there are some."""
+    if refused:
+        num = len(refused)
+        raise DataError(f"{num} of {num + num_done} files refused, the others are done; reasons: {quarantine}")
 
 
 def convert_tree(
@@ -138,13 +142,12 @@ def _run(
     engine: Engine,
     title: str,
 ) -> Iterator[Row | Refused]:
-    work = ConvertFiles(sources.root.absolute(), target.folder.absolute(), conversion)
-    length = min(max(len(jobs) // _UNITS, MIN_FILES), MAX_FILES)
-    units = [tuple(jobs[start : start + length]) for start in range(0, len(jobs), length)]
+    root = None if sources.root is None else sources.root.absolute()
+    work = ConvertFiles(root, target.folder.absolute(), conversion)
     with (
         target.journal() as journal,
         progress.stage(title, len(jobs), "images") as advance,
-        closing(engine.map(work, units, advance)) as results,
+        closing(engine.map(work, units_of(jobs), advance)) as results,
     ):
         for unit in results:
             rows = [result for result in unit if not isinstance(result, Refused)]
@@ -153,6 +156,12 @@ def _run(
                     check_visible(target.folder / name)
             journal.record(rows)
             yield from unit
+
+
+def units_of(jobs: Sequence[Item]) -> list[tuple[Item, ...]]:
+    """`jobs` cut into units of work."""
+    length = min(max(len(jobs) // _UNITS, MIN_FILES), MAX_FILES)
+    return [tuple(jobs[start : start + length]) for start in range(0, len(jobs), length)]
 
 
 def _tell(refused: list[Refused], num_gone: int, target: ResultFolder, progress: Progress) -> None:
