@@ -20,7 +20,7 @@ from limla.analysis.columns import columns_of, table_of, values_of
 from limla.codecs import codec_label
 from limla.codecs.base import Codec
 from limla.errors import DataError, SettingsError
-from limla.files import exclusive, write_bytes, write_json
+from limla.files import exclusive, remove_unfinished, write_bytes, write_json
 from limla.manifest import SOURCE, SPLITS, Manifest, check_settings, library_versions, read_manifest
 from limla.models.device import choose_device
 from limla.probing import linear, twins
@@ -86,6 +86,9 @@ def probe(settings: ProbeSettings, progress: Progress = SILENT) -> ProbeResult:
     with exclusive(folder / "probe.lock", "a probe"):
         decisive = _decisive(settings, codec, manifest, grid, device)
         _claim(folder, decisive)
+        for name in ("inputs", "parts"):
+            (folder / name).mkdir(exist_ok=True)
+            remove_unfinished(folder / name)
         store = InputStore(folder / "inputs", settings.data_dir, grid, codec)
         run = _Run(settings, codec, device, manifest, grid, store, store.samples(progress))
         names = list(_names(settings))

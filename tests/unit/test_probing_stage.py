@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from limla.cli.codec_probe import probe as command
 from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
+from limla.files import TEMPORARY_SUFFIX
 from limla.probing import BinaryCodes, ProbeSettings, linear, probe
 from limla.probing.arrays import InputStore, code_cell, code_shapes
 from limla.probing.settings import PIXELS, ProbeInput
@@ -168,7 +169,11 @@ def test_interrupted_and_gone_on_is_the_same_as_never_interrupted(
     # the arrays may be removed at any time
     for path in (tmp_path / "inputs").iterdir():
         path.unlink()
+    # what a kill leaves
+    half = tmp_path / "parts" / f"half{TEMPORARY_SUFFIX}"
+    half.touch()
     result = probe(settings_for(data_dir, tmp_path))
+    assert not half.exists()
     assert result.num_kept == 1 + 6
     assert findings(tmp_path) == findings(whole)
     assert (tmp_path / "probe.csv").read_bytes() == (whole / "probe.csv").read_bytes()
