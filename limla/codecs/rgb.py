@@ -15,7 +15,8 @@ from limla.codecs.ycbcr import Planes
 from limla.kernels import kernel
 from limla.types import Image
 
-_I = np.int64
+_N = np.uint64  # indices
+_W = np.int32  # samples: numba widens sums of 32-bit numbers to 64 bits unless told otherwise
 
 
 def to_rgb(planes: Planes, height: int, width: int) -> Image:
@@ -36,7 +37,7 @@ def to_rgb(planes: Planes, height: int, width: int) -> Image:
     assert planes.y.shape[1] >= width
     assert all(plane.dtype == np.uint8 and plane.strides[1] == 1 for plane in planes)
     image = np.empty((height, width, 3), np.uint8)
-    sums = np.empty(2 * columns, np.int32)
+    sums = np.empty(5 * columns, np.int32)
     lines = (plane.strides[0] for plane in planes)
     _fill(*(plane.ctypes.data for plane in planes), *lines, height, width, sums.ctypes.data, image.ctypes.data)
     return image
@@ -55,24 +56,44 @@ def _fill(
     sums: Any,
     pixels: Any,
 ) -> None:
-    """Fill H · W · 3 pixels; `sums` is room for a row of both chromas, three parts the nearer row, one the farther."""
-    rows, columns = (height + 1) // 2, (width + 1) // 2
-    for row in range(height):
-        near = row // 2
-        far = min(max(near - 1 + 2 * (row & 1), 0), rows - 1)
-        for column in range(columns):
-            sums[column] = _I(3) * cb[near * cb_line + column] + cb[far * cb_line + column]
-            sums[columns + column] = _I(3) * cr[near * cr_line + column] + cr[far * cr_line + column]
-        for column in range(width):
-            this, odd = column // 2, column & 1
-            other = min(max(this - 1 + 2 * odd, 0), columns - 1)
-            blue_part = ((3 * sums[this] + sums[other] + 8 - odd) >> 4) - 128
-            red_part = ((3 * sums[columns + this] + sums[columns + other] + 8 - odd) >> 4) - 128
-            luma = _I(y[row * y_line + column])
-            red = luma + ((91881 * red_part + 32768) >> 16)
-            green = luma + ((-22554 * blue_part - 46802 * red_part + 32768) >> 16)
-            blue = luma + ((116130 * blue_part + 32768) >> 16)
-            place = 3 * (row * width + column)
-            pixels[place] = min(max(red, 0), 255)
-            pixels[place + 1] = min(max(green, 0), 255)
-            pixels[place + 2] = min(max(blue, 0), 255)
+    """Fill H · W · 3 pixels.
+
+    `sums` is room for one row: of both chromas, three parts the nearer row and one the farther, then the same with
+    twice the columns.
+    """
+    one, two, three, last_row, last = (
+        _N(1),
+        _N(2),
+        _N(3),
+        (_N(height) - _N(1)) // _N(2),
+        (_N(width) - _N(1)) // _N(2),
+    )
+    columns = last + one
+    for row in range(_N(height)):
+        near = row // two
+        far = min(near + one, last_row) if row & one else max(near, one) - one
+        blue, red = columns, columns + two * columns
+        for chroma, line, wide in ((cb, _N(cb_line), blue), (cr, _N(cr_line), red)):
+            nearer, farther = near * line, far * line
+            for column in range(columns):
+                sums[column] = _W(3) * chroma[nearer + column] + chroma[farther + column]
+            for column in range(columns):
+                before = sums[max(column, one) - one]
+                after = sums[min(column + one, last)]
+                sums[wide + two * column] = (_W(3) * sums[column] + before + _W(8)) >> _W(4)
+                sums[wide + two * column + one] = (_W(3) * sums[column] + after + _W(7)) >> _W(4)
+        begin = row * _N(y_line)
+        out = three * row * _N(width)
+        for column in range(_N(width)):
+            luma = _W(y[begin + column])
+            blue_part = _W(sums[blue + column] - _W(128))
+            red_part = _W(sums[red + column] - _W(128))
+            place = out + three * column
+            pixels[place] = min(
+                max(_W(luma + (_W(_W(91881) * red_part + _W(32768)) >> _W(16))), _W(0)), _W(255)
+            )
+            green = _W(_W(32768) - _W(22554) * blue_part - _W(46802) * red_part)
+            pixels[place + one] = min(max(_W(luma + (green >> _W(16))), _W(0)), _W(255))
+            pixels[place + two] = min(
+                max(_W(luma + (_W(_W(116130) * blue_part + _W(32768)) >> _W(16))), _W(0)), _W(255)
+            )
