@@ -36,13 +36,13 @@ class H264Codec(IntraCodec):
     shortest_side: ClassVar[int] = 2
     most_rows: ClassVar[int] = 16384
     most_columns: ClassVar[int] = 16384
-    # x264 gives a lone picture a lower QP than it is told, unless ipratio is 1
+    # x264 gives a lone picture a lower QP than it is told, unless ipratio is 1, and computes otherwise on an old CPU
     pinned: ClassVar[dict[str, str]] = {
         "preset": "slow",
         "tune": "psnr",
         "qp": "{quality}",
         "x264-params": "ipratio=1:keyint=1:bframes=0:scenecut=0:rc-lookahead=0:sync-lookahead=0:mbtree=0:"
-        "aq-mode=0:threads=1:lookahead-threads=1:sliced-threads=0:slices=1",
+        "aq-mode=0:threads=1:lookahead-threads=1:sliced-threads=0:slices=1:cpu-independent=1",
     }
 
     def strip(self, stream: bytes) -> bytes:
