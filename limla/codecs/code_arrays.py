@@ -1,0 +1,205 @@
+"""One file of a learned codec's binary codes for a whole folder of pictures, for use as arrays: `.npz`.
+
+Its members, which `numpy.load` reads without pickle:
+
+    format   text, "limla-codes-1"
+    weights  text, the first 16 hexadecimal digits of the SHA-256 of the weights that made the codes
+    quality  whole number, the codec's
+    bits     whole number, of a code position
+    keys     (N,) text
+    sides    (N, 4) int64: rows and columns of the grid of codes, height and width of the image
+    codes    uint8: the images' codes one after another, each (bits, rows, columns) in C order, 8 to a byte as
+             `numpy.packbits` packs them, from a whole byte on
+
+Equal codes give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from limla.codecs.autoencoder_network import grid_shape
+from limla.codecs.base import check_decoded_size
+from limla.errors import DataError
+from limla.files import write_bytes
+from limla.paths import AnyPath
+from limla.storage import read_bytes
+from limla.types import Image
+
+FORMAT = "limla-codes-1"
+_MEMBERS = ("format", "weights", "quality", "bits", "keys", "sides", "codes")
+_MOST_BITS = 2048
+
+
+class CodesCodec(Protocol):
+    """A codec whose bitstream is a grid of binary codes."""
+
+    def codes(self, image: Image, quality: int) -> npt.NDArray[np.uint8]:
+        """(bits, rows, columns) uint8, 0 or 1."""
+        ...
+
+    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int) -> Image:
+        """The image."""
+        ...
+
+    def settings(self) -> dict[str, str | int | bool]:
+        """With "weights", their mark."""
+        ...
+
+
+class CodedImage(NamedTuple):
+    """One picture: codes (bits, rows, columns) uint8, 0 or 1, of a `height` × `width` image."""
+
+    key: str
+    codes: npt.NDArray[np.uint8]
+    height: int
+    width: int
+
+
+class _Packed(NamedTuple):
+    key: str
+    height: int
+    width: int
+    data: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CodeArrays:
+    """The codes of a folder of pictures, held packed.
+
+    Attributes:
+        weights: the codec's settings()["weights"].
+        quality: the codec's.
+        bits: of a code position.
+    """
+
+    weights: str
+    quality: int
+    bits: int
+    _images: list[_Packed]
+
+    @classmethod
+    def begin(cls, codec: CodesCodec, quality: int) -> CodeArrays:
+        """An empty one, to `add` to."""
+        bits = len(codec.codes(np.zeros((1, 1, 3), np.uint8), quality))
+        return cls(str(codec.settings()["weights"]), quality, bits, [])
+
+    def add(self, key: str, codes: npt.NDArray[np.uint8], height: int, width: int) -> None:
+        """Add the codes that the codec gave for a picture at `quality`."""
+        assert codes.shape == (self.bits, *grid_shape(height, width)), codes.shape
+        self._images.append(_Packed(key, height, width, np.packbits(codes)))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[CodedImage]:
+        for image in self._images:
+            shape = (self.bits, *grid_shape(image.height, image.width))
+            codes = np.unpackbits(image.data, count=int(np.prod(shape))).reshape(shape)
+            yield CodedImage(image.key, codes, image.height, image.width)
+
+    def check_codec(self, codec: CodesCodec) -> None:
+        """Raise `DataError` unless these are codes of that codec's weights."""
+        own = str(codec.settings()["weights"])
+        if own != self.weights:
+            raise DataError(
+                f"codes of the weights {self.weights}, not of {own}: name the weights that made them"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        sides = [(*grid_shape(image.height, image.width), image.height, image.width) for image in self._images]
+        file = io.BytesIO()
+        np.savez(
+            file,
+            format=np.array(FORMAT),
+            weights=np.array(self.weights),
+            quality=np.int64(self.quality),
+            bits=np.int64(self.bits),
+            keys=np.array([image.key for image in self._images], dtype=np.str_),
+            sides=np.array(sides, np.int64).reshape(-1, 4),
+            codes=np.concatenate([np.zeros(0, np.uint8), *(image.data for image in self._images)]),
+        )
+        return file.getvalue()
+
+    def write(self, path: AnyPath) -> None:
+        """Write the file, whole or not at all."""
+        write_bytes(path, self.to_bytes())
+
+    @classmethod
+    def read(cls, path: AnyPath) -> CodeArrays:
+        """The contents of a file; raises `DataError` for one that is damaged or another."""
+        try:
+            return cls.from_bytes(read_bytes(path))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CodeArrays:
+        """The inverse of `to_bytes`; raises `DataError`. Allocates a small multiple of the file's own length."""
+        try:
+            members = _members(data)
+            if str(members["format"]) != FORMAT:
+                raise DataError(f"a file of codes of another kind: {str(members['format'])[:40]}")
+            quality, bits = int(members["quality"]), int(members["bits"])
+            keys, sides, codes = members["keys"], members["sides"], members["codes"]
+            if (
+                keys.ndim != 1
+                or keys.dtype.kind != "U"
+                or sides.shape != (len(keys), 4)
+                or sides.dtype != np.int64
+            ):
+                raise ValueError("its keys and sides do not belong together")
+            if codes.ndim != 1 or codes.dtype != np.uint8 or not 1 <= bits <= _MOST_BITS:
+                raise ValueError("its codes are no bytes")
+            images, start = [], 0
+            for key, (rows, columns, height, width) in zip(keys.tolist(), sides.tolist(), strict=True):
+                check_decoded_size(height, width)
+                if (rows, columns) != grid_shape(height, width):
+                    raise ValueError(f"'{key[:40]}' has a grid of another size than its image's")
+                end = start + -(-bits * rows * columns // 8)
+                images.append(_Packed(key, height, width, codes[start:end]))
+                start = end
+            if start != len(codes):
+                raise ValueError(f"it holds {len(codes)} bytes of codes instead of {start}")
+            return cls(str(members["weights"]), quality, bits, images)
+        except DataError:
+            raise
+        except (
+            OSError, ValueError, TypeError, LookupError, RuntimeError, NotImplementedError, SyntaxError,
+            EOFError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+        ) as error:  # fmt: skip
+            reason = " ".join(str(error).split())[:120]
+            raise DataError(f"not a whole file of codes ({reason})") from error
+
+
+def _members(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays; what a member's header says is believed only as far as its bytes go."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in _MEMBERS:
+            info = archive.getinfo(f"{name}.npy")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
+                raise ValueError(f"'{name}' is compressed")
+            member = io.BytesIO(archive.read(info))
+            version = np.lib.format.read_magic(member)
+            if version != (1, 0):
+                raise ValueError(f"'{name}' is of npy version {version}")
+            shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
+            rest = member.read()
+            if in_fortran_order or dtype.hasobject or not dtype.itemsize:
+                if name != "keys" or dtype.kind != "U":
+                    raise ValueError(f"'{name}' is of type {dtype}")
+                found[name] = np.zeros(shape, "<U1") if shape == (0,) else np.zeros(0)
+                continue
+            found[name] = np.frombuffer(rest, dtype).reshape(shape)
+    return found
