@@ -1,11 +1,11 @@
 """Lossless coding of rows of whole numbers of very different sizes: an adaptive binary range coder with contexts.
 
 A number is cut into yes/no decisions: how many bits its magnitude has, in unary; its sign; the bits below the leading
-one. Each decision is coded at the probability learnt from those before it whose neighbours were about as large: the
-two numbers before it in the row. The probabilities adapt as they go (the mean of a fast and a slow estimate), so none
-stand in the file, and all is done in whole numbers: the bytes are the same on every machine. The coder is Martin's range coder (Video & Data Recording Conference 1979) with carries, its
-binary decisions as Witten, Neal & Cleary (Communications of the ACM 30, 1987) and later coders make them. One kernel
-both writes and reads, so the two cannot disagree about a context.
+one. Each decision is coded at the probability learnt from those before it whose neighbours were about as large: the two
+numbers before it in the row. The probabilities adapt as they go (the mean of a fast and a slow estimate), so none stand
+in the file, and all is done in whole numbers: the bytes are the same on every machine. The coder is Martin's range
+coder (Video & Data Recording Conference 1979) with carries. One kernel both writes and reads, so the two cannot
+disagree about a context.
 """
 
 from __future__ import annotations
