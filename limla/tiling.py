@@ -17,12 +17,13 @@ from limla.engines import build_engine
 from limla.engines.base import Engine
 from limla.errors import SettingsError
 from limla.manifest import library_versions
-from limla.pictures.policies import MAX_SIDE, PNG_LEVEL, read_pixels
+from limla.pictures.policies import MAX_SIDE, PNG_LEVEL, pixels_in_turn
 from limla.pictures.walking import PICTURE_SUFFIXES, stem_and_suffix
 from limla.progress import SILENT, Progress
 from limla.trees import Row, TreeResult, convert_tree, find_sources
 from limla.trees.folder import ResultFolder
 from limla.trees.sources import check_apart
+from limla.types import Image
 
 COMMAND = "tile"
 
@@ -94,16 +95,12 @@ class _ToTiles:
 
     def convert(self, source: str, data: bytes, write: Callable[[str, bytes], None]) -> Row:
         """Cut one picture."""
-        image = read_pixels(data, MAX_PIXELS, convert_profiles=True)
-        height, width = image.shape[:2]
-        tile, step = self.settings.tile, self.settings.tile - self.settings.overlap
-        tile_rows, tile_columns = self.settings.count(height), self.settings.count(width)
-        if not tile_rows * tile_columns:
-            tile_rows = tile_columns = 0
-        for row in range(tile_rows):
-            strip = image[mirrored(row * step, tile, height)]
-            for column in range(tile_columns):
-                pixels = strip[:, mirrored(column * step, tile, width)]
+        with pixels_in_turn(data, MAX_PIXELS, convert_profiles=True) as image:
+            height, width = image.shape[:2]
+            tile_rows, tile_columns = self.settings.count(height), self.settings.count(width)
+            if not tile_rows * tile_columns:
+                tile_rows = tile_columns = 0
+            for row, column, pixels in self._tiles(image, tile_rows, tile_columns):
                 stored = io.BytesIO()
                 PIL.Image.fromarray(pixels).save(stored, "PNG", compress_level=PNG_LEVEL)
                 write(_name(source, row, column), stored.getvalue())
@@ -120,6 +117,15 @@ class _ToTiles:
             "padded_pixels": covered - inside,
         }
 
+    def _tiles(self, image: Image, rows: int, columns: int) -> Iterator[tuple[int, int, Image]]:
+        """(row, column, pixels), row by row."""
+        height, width = image.shape[:2]
+        tile, step = self.settings.tile, self.settings.tile - self.settings.overlap
+        for row in range(rows):
+            strip = image[mirrored(row * step, tile, height)]
+            for column in range(columns):
+                yield row, column, strip[:, mirrored(column * step, tile, width)]
+
 
 def _name(source: str, row: int, column: int) -> str:
     folder, slash, _ = source.rpartition("/")
@@ -135,8 +141,8 @@ def tile_pictures(
 ) -> TreeResult:
     """Cut every picture under `source`, or the one that it is, into tiles in `folder`, with the same folders.
 
-    Pictures become upright 8-bit sRGB first, by the policies of packing. One picture is in memory for each thread: at
-    most `MAX_PIXELS` of them, three bytes each, in two copies while it is read. See
+    Pictures become upright 8-bit sRGB first, by the policies of packing. A whole picture is in memory, in two copies
+    while it is read, and at most `MAX_PIXELS` pixels at once in a process (`pixels_in_turn`). See
     `limla.trees.stage.convert_tree` for what a second run does.
 
     Raises `DataError` where there is nothing to cut or names would clash, `SettingsError` for a folder that cannot

@@ -17,7 +17,7 @@ from limla.engines.base import Engine
 from limla.errors import SettingsError
 from limla.manifest import library_versions
 from limla.metrics import psnr_db, rate_bpp
-from limla.pictures.policies import read_pixels
+from limla.pictures.policies import pixels_in_turn
 from limla.pictures.walking import PICTURE_SUFFIXES, stem_and_suffix
 from limla.progress import SILENT, Progress
 from limla.trees import Row, TreeResult, convert_tree, find_sources
@@ -83,17 +83,18 @@ class _ToCodec:
 
     def convert(self, source: str, data: bytes, write: Callable[[str, bytes], None]) -> Row:
         """Encode one picture."""
-        image = read_pixels(data, MAX_PIXELS, convert_profiles=True)
-        encoded = self.codec.encode(image, self.quality)
+        with pixels_in_turn(data, MAX_PIXELS, convert_profiles=True) as image:
+            encoded = self.codec.encode(image, self.quality)
+            distortion = psnr_db(image, self.codec.decode(encoded)) if self.measure else None
+            height, width = image.shape[:2]
         (name,) = self.names(source, {})
         write(name, encoded)
-        height, width = image.shape[:2]
         return {
             "file": name,
             "height": height,
             "width": width,
             "rate_bpp": rate_bpp(len(encoded), height, width),
-            "psnr_db": psnr_db(image, self.codec.decode(encoded)) if self.measure else None,
+            "psnr_db": distortion,
         }
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,11 +19,13 @@ import PIL.Image
 import PIL.ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
+from limla.codecs.base import MAX_PIXELS
 from limla.codecs.jpeg import JpegCodec
 from limla.codecs.pillow import DAMAGE
 from limla.errors import DataError
 from limla.pictures.colour import ProfileError, is_srgb, to_srgb
 from limla.pictures.jpeg_history import JpegHistory, jpeg_history
+from limla.pictures.room import Room
 from limla.types import Image
 
 Result = TypeVar("Result")
@@ -74,6 +77,28 @@ def read_picture(data: bytes, max_pixels: int, convert_profiles: bool = False) -
 def read_pixels(data: bytes, max_pixels: int, convert_profiles: bool = False) -> Image:
     """The pixels of what `read_picture` stores: (H, W, 3) uint8, gray repeated; raises as it does."""
     return _opened(data, max_pixels, convert_profiles, _Reader.pixels)
+
+
+@contextmanager
+def pixels_in_turn(data: bytes, max_pixels: int, convert_profiles: bool = False) -> Iterator[Image]:
+    """`read_pixels` for a block, with `MAX_PIXELS` at once in such blocks of this process, or one larger picture.
+
+    So many threads with large pictures do not need so many times the memory; small ones do not wait.
+    """
+    with _room.taken(_declared_pixels(data)):
+        yield read_pixels(data, max_pixels, convert_profiles)
+
+
+def _declared_pixels(data: bytes) -> int:
+    """By the header; 0 where it cannot be read, which reading the picture will tell."""
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=[content_kind(data).upper()]) as opened:
+            return opened.width * opened.height
+    except (*DAMAGE, PIL.UnidentifiedImageError):
+        return 0
+
+
+_room = Room(MAX_PIXELS)
 
 
 def _opened(data: bytes, max_pixels: int, convert_profiles: bool, read: Callable[[_Reader], Result]) -> Result:
