@@ -72,6 +72,7 @@ CODECS = Catalogue(
         "av1": "limla.codecs.av1:Av1Codec",
         "svd": "limla.codecs.svd:SvdCodec",
         "lowrank": "limla.codecs.lowrank:LowrankCodec",
+        "autoencoder": "limla.codecs.autoencoder:AutoencoderCodec",
         "png": "limla.codecs.png:PngCodec",
     },
 )

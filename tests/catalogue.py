@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from limla.types import Image
 
 SHAPES = ((1, 1), (1, 37), (29, 1), (2, 2), (15, 17), (16, 16), (33, 47), (100, 3))
 
-KNOBS: dict[str, dict[str, str]] = {}
+_SMALL = Path(__file__).parent / "golden" / "autoencoder-small.bin"
+KNOBS: dict[str, dict[str, str]] = {"autoencoder": {"weights": str(_SMALL)}}
 """Codec → the knobs without which it cannot be built."""
 
-BEST_PSNR_DB: dict[str, tuple[float, float]] = {"lowrank": (28.5, 33)}
+BEST_PSNR_DB: dict[str, tuple[float, float]] = {"lowrank": (28.5, 33), "autoencoder": (23, 24.5)}
 """Codec → PSNR that its best quality reaches at least, of colours and of gray, where that is less than of others."""
 
 

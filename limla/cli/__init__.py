@@ -18,6 +18,7 @@ from limla.errors import LimlaError, ProcessLostError, SettingsError
 COMMANDS = {
     "pack": "limla.cli.pack:pack",
     "reencode": "limla.cli.reencode:reencode",
+    "codec": "limla.cli.codec:codec",
     "codecs": "limla.cli.codecs:codecs",
     "export": "limla.cli.export:export",
     "verify": "limla.cli.verify:verify",
