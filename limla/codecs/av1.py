@@ -22,7 +22,8 @@ class Av1Codec(IntraCodec):
     """One AV1 picture, constant QP, in SVT-AV1's mode for still pictures.
 
     Tuned for PSNR, the distortion by which limla compares. Preset 6: 4 takes over three times the time for about 2.5%
-    fewer bits, 8 a third of it for 4.5% more.
+    fewer bits, 8 a third of it for 4.5% more. SVT-AV1 starts threads for every picture, of which one works at a
+    time.
     """
 
     name: ClassVar[str] = "av1"

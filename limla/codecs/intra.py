@@ -5,9 +5,9 @@ JPEG's: Y, Cb and Cr by JFIF (BT.601, full range), chroma halved both ways, from
 `limla.codecs.rgb`, so that codecs are compared, and not the scalers around them. Sides are made even, and as long as
 the encoder wants them, by repeating the last column and row; the container's header says what to crop.
 
-Every image has contexts of its own. FFmpeg fixes size and quality when a context is opened, so one could be used again
-only for the same size at the same quality, and a stream's second picture has other bytes than its first: pictures are
-numbered.
+Every image has contexts of its own; to open one takes little beside the picture. One could be used again only for the
+same size at the same quality, which FFmpeg fixes when it is opened, and equal input would not give equal bytes: later
+pictures of a stream differ from the first (x264, x265), or come only when the stream ends (SVT-AV1).
 """
 
 from __future__ import annotations

@@ -61,13 +61,8 @@ def _fill(
     `sums` is room for one row: of both chromas, three parts the nearer row and one the farther, then the same with
     twice the columns.
     """
-    one, two, three, last_row, last = (
-        _N(1),
-        _N(2),
-        _N(3),
-        (_N(height) - _N(1)) // _N(2),
-        (_N(width) - _N(1)) // _N(2),
-    )
+    one, two, three = _N(1), _N(2), _N(3)
+    last_row, last = (_N(height) - one) // two, (_N(width) - one) // two
     columns = last + one
     for row in range(_N(height)):
         near = row // two
@@ -89,11 +84,9 @@ def _fill(
             blue_part = _W(sums[blue + column] - _W(128))
             red_part = _W(sums[red + column] - _W(128))
             place = out + three * column
-            pixels[place] = min(
-                max(_W(luma + (_W(_W(91881) * red_part + _W(32768)) >> _W(16))), _W(0)), _W(255)
-            )
-            green = _W(_W(32768) - _W(22554) * blue_part - _W(46802) * red_part)
-            pixels[place + one] = min(max(_W(luma + (green >> _W(16))), _W(0)), _W(255))
-            pixels[place + two] = min(
-                max(_W(luma + (_W(_W(116130) * blue_part + _W(32768)) >> _W(16))), _W(0)), _W(255)
-            )
+            red_sum = luma + (_W(_W(91881) * red_part + _W(32768)) >> _W(16))
+            green_sum = luma + (_W(_W(32768) - _W(22554) * blue_part - _W(46802) * red_part) >> _W(16))
+            blue_sum = luma + (_W(_W(116130) * blue_part + _W(32768)) >> _W(16))
+            pixels[place] = min(max(_W(red_sum), _W(0)), _W(255))
+            pixels[place + one] = min(max(_W(green_sum), _W(0)), _W(255))
+            pixels[place + two] = min(max(_W(blue_sum), _W(0)), _W(255))
