@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,11 @@ from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
 from limla.cli.paths import LocalPath
-from limla.cli.trees import show_end, size_text
+from limla.cli.trees import show_end, show_skipped, size_text
+
+if TYPE_CHECKING:
+    from limla.compressing import CompressSettings
+    from limla.engines.base import Engine
 
 
 @click.command("compress", short_help="Loose pictures → files of any codec.", cls=LimlaCommand)
@@ -24,7 +28,12 @@ from limla.cli.trees import show_end, size_text
 @click.option(
     "--bpp", type=float, help="Bits per pixel, in place of --quality: each picture's nearest quality."
 )
-@click.option("--out", required=True, type=LocalPath(), help="Folder for the files; the same tree.")
+@click.option(
+    "--out",
+    required=True,
+    type=LocalPath(),
+    help="Folder for the files; FILE.npz for arrays of a learned codec's codes.",
+)
 @click.option("--measure", is_flag=True, help="Decode each file again and record its PSNR.")
 @click.option("--workers", type=int, help=WORKERS_HELP)
 @click.option("--engine", default="local", show_default=True, help=ENGINE_HELP)
@@ -63,8 +72,26 @@ def compress(
         assert quality is not None
         settings = CompressSettings(codec, quality, measure)
     progress = ConsoleProgress()
-    result = run(source, out, settings, progress, build_engine(engine, workers, master, progress))
+    engine_there = build_engine(engine, workers, master, progress)
+    if out.suffix == ".npz":
+        _to_codes(source, out, settings, progress, engine_there)
+        return
+    result = run(source, out, settings, progress, engine_there)
     show_end(result, _line(out, result.summary))
+
+
+def _to_codes(
+    source: Path, out: Path, settings: CompressSettings, progress: ConsoleProgress, engine: Engine
+) -> None:
+    from limla.compressing.codes import compress_to_codes
+
+    found = compress_to_codes(source, out, settings, progress, engine)
+    click.echo(
+        f"{out}: codes of {found.num_pictures} pictures, {size_text(found.source_num_bytes)} → "
+        f"{size_text(found.num_bytes)}, {found.rate_bpp:.3f} bits per pixel"
+    )
+    show_skipped(found.skipped)
+    found.check_whole()
 
 
 def _line(out: Path, found: Mapping[str, Any]) -> str:

@@ -45,9 +45,9 @@ def decompress(
 ) -> None:
     """Decode every file under FOLDER (or the one file it is) that a codec of limla's writes; .laff names its codec.
 
-    A damaged file is named with its reason, in OUT/quarantine.jsonl too, and the others are done. A file of a
-    progressive codec that was cut off is decoded as far as it goes. Interrupted, it goes on where it stopped when run
-    again.
+    FOLDER may be a FILE.npz of codes, too: give --weights. A damaged file is named with its reason, in
+    OUT/quarantine.jsonl too, and the others are done. A file of a progressive codec that was cut off is decoded as
+    far as it goes. Interrupted, it goes on where it stopped when run again.
     """
     from limla.compressing import DecompressSettings
     from limla.compressing import decompress as run
@@ -55,7 +55,13 @@ def decompress(
 
     progress = ConsoleProgress()
     settings = DecompressSettings(file_format, weights)
-    result = run(source, out, settings, progress, build_engine(engine, workers, master, progress))
+    engine_there = build_engine(engine, workers, master, progress)
+    if source.suffix == ".npz" and not source.is_dir():
+        from limla.compressing.codes import decompress_codes
+
+        result = decompress_codes(source, out, settings, progress, engine_there)
+    else:
+        result = run(source, out, settings, progress, engine_there)
     show_end(result, _line(out, result.summary))
 
 

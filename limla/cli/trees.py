@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,12 @@ def show_end(result: TreeResult, line: str) -> None:
     """Print `line` where there are results, then what was passed over; raises `DataError` where files were refused."""
     if result.summary:
         click.echo(f"{line}; {result.num_made} made now, {len(result.rows) - result.num_made} were there")
-    if result.skipped:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(result.skipped.items()))
-        click.echo(f"skipped {result.skipped.total()}: {reasons}")
+    show_skipped(result.skipped)
     result.check_whole()
+
+
+def show_skipped(skipped: Counter[str]) -> None:
+    """Print how many entries of a folder were passed over, by reason."""
+    if skipped:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(skipped.items()))
+        click.echo(f"skipped {skipped.total()}: {reasons}")
