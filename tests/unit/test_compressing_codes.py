@@ -1,0 +1,128 @@
+"""limla compress FOLDER --out codes.npz, and back: a learned codec's codes of a whole folder as arrays."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from limla.codecs import build_codec
+from limla.codecs.code_arrays import CodeArrays
+from limla.compressing import CompressSettings, DecompressSettings
+from limla.compressing.codes import compress_to_codes, decompress_codes
+from limla.engines.local import LocalEngine
+from limla.errors import DataError, SettingsError
+from tests.catalogue import KNOBS
+from tests.conftest import natural_like
+from tests.unit.photos import photo, type_in
+
+WEIGHTS = Path(KNOBS["autoencoder"]["weights"])
+CODEC = f"autoencoder:weights={WEIGHTS}"
+BACK = DecompressSettings(weights=WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures in two folders, one of them damaged. Read only."""
+    folder = tmp_path_factory.mktemp("pictures") / "in"
+    for number in range(10):
+        photo(folder / ("cat", "dog")[number % 2] / f"n.{number}.png", number)
+    (folder / "cat" / "n.4.png").write_text("not a picture")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+def test_there_and_back(pictures: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "codes.npz", tmp_path / "out"
+    for _ in range(2):  # the second run finds the same bytes there
+        done = type_in("compress", pictures, "--codec", CODEC, "--quality", 20, "--out", file)
+        assert done.exit_code == 2, done.output
+        assert "cat/n.4.png: the content is not JPEG" in done.stderr
+        assert "1 of 10 files refused" in done.stderr
+        assert "cat/n.4.png" in (tmp_path / "codes.npz.quarantine.jsonl").read_text()
+    rate = 8 * file.stat().st_size / (9 * 24 * 32)
+    assert f"{file}: codes of 9 pictures, " in done.stdout
+    assert f"{rate:.3f} bits per pixel" in done.stdout
+    assert "skipped 1: .txt file 1" in done.stdout
+    with np.load(file, allow_pickle=False) as arrays:
+        assert sorted(arrays["keys"]) == [f"cat/n.{n}" for n in (0, 2, 6, 8)] + [
+            f"dog/n.{n}" for n in (1, 3, 5, 7, 9)
+        ]
+    done = type_in("decompress", file, "--weights", WEIGHTS, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "9 pictures, " in done.stdout
+    codec = build_codec(CODEC)
+    for number in (0, 1, 9):
+        image = natural_like(24, 32, seed=number)
+        made = np.asarray(PIL.Image.open(out / ("cat", "dog")[number % 2] / f"n.{number}.png"))
+        assert np.array_equal(made, codec.decode(codec.encode(image, 20)))
+    (out / "dog" / "n.3.png").unlink()
+    assert decompress_codes(file, out, BACK).num_made == 1
+
+
+def test_bytes_do_not_depend_on_the_workers(pictures: Path, tmp_path: Path) -> None:
+    for workers in (1, 9):
+        compress_to_codes(
+            pictures, tmp_path / f"{workers}.npz", CompressSettings(CODEC, 7), engine=LocalEngine(workers)
+        )
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "9.npz").read_bytes()
+
+
+def test_mistakes(pictures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "codes.npz"
+    for codec in ("jpeg", f"autoencoder-bpp:weights={WEIGHTS}"):
+        with pytest.raises(SettingsError, match="has no codes to write as arrays"):
+            compress_to_codes(pictures, file, CompressSettings(codec, 20))
+    file.write_bytes(b"mine")
+    with pytest.raises(SettingsError, match="is there and holds something else"):
+        compress_to_codes(pictures, file, CompressSettings(CODEC, 20))
+    assert file.read_bytes() == b"mine"
+    with pytest.raises(DataError, match=r"codes\.npz: "):
+        decompress_codes(file, tmp_path / "out", BACK)
+    with pytest.raises(SettingsError, match="give the weights that made the codes with --weights FILE"):
+        decompress_codes(file, tmp_path / "out", DecompressSettings())
+    done = type_in("decompress", tmp_path / "absent.npz", "--weights", WEIGHTS, "--out", tmp_path / "out")
+    assert (done.exit_code, done.stderr) == (2, f"Error: {tmp_path / 'absent.npz'}: no such file or folder\n")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").touch()
+    with pytest.raises(DataError, match="none of 1 pictures can be read; reasons: "):
+        compress_to_codes(tmp_path / "bad", tmp_path / "none.npz", CompressSettings(CODEC, 20))
+    assert not (tmp_path / "none.npz").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["../up", "/etc/it", "", "a/../../b", "a//b", "a/."])
+def test_keys_never_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    codec = build_codec(CODEC)
+    arrays = CodeArrays.begin(codec, 5)  # type: ignore[arg-type]
+    arrays.add(key, codec.codes(natural_like(8, 8), 5), 8, 8)  # type: ignore[attr-defined]
+    arrays.write(tmp_path / "codes.npz")
+    with pytest.raises(DataError, match="is no path below a folder"):
+        decompress_codes(tmp_path / "codes.npz", tmp_path / "out", BACK)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.npz"]
+
+
+def test_damaged_files_of_codes_are_refused(pictures: Path, tmp_path: Path) -> None:
+    compress_to_codes(pictures, tmp_path / "codes.npz", CompressSettings(CODEC, 20))
+    data = (tmp_path / "codes.npz").read_bytes()
+    generator = np.random.default_rng(1)
+    refused: list[str] = []
+    for number in range(40):
+        mutated = bytearray(data)
+        for _ in range(3):
+            mutated[generator.integers(len(data))] = generator.integers(256)
+        (tmp_path / "bad.npz").write_bytes(mutated[: len(data) // 2] if number % 4 == 0 else mutated)
+        try:
+            decompress_codes(tmp_path / "bad.npz", tmp_path / f"out{number}", BACK)
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) >= 10
+    assert all("bad.npz: " in reason and "\n" not in reason for reason in refused)
+    with np.load(io.BytesIO(data)) as arrays:
+        members = dict(arrays)
+    np.savez(tmp_path / "other.npz", **{**members, "weights": np.array("0" * 16)})  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="name the weights that made them"):
+        decompress_codes(tmp_path / "other.npz", tmp_path / "out", BACK)
