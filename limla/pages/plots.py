@@ -68,7 +68,9 @@ class Style:
         return DASHES[(self.dash + self.number // len(COLOURS)) % len(DASHES)]
 
 
-def line(places: Sequence[Place], name: str, style: Style, level: bool = False) -> list[dict[str, Any]]:
+def line(
+    places: Sequence[Place], name: str, style: Style, level: bool = False, bars: bool = False
+) -> list[dict[str, Any]]:
     """A line with markers and its interval as a band (as bars where there is one point).
 
     Args:
@@ -76,6 +78,7 @@ def line(places: Sequence[Place], name: str, style: Style, level: bool = False) 
         name: of the legend entry that shows and hides it.
         style: colour, marker, pattern.
         level: draw a thin horizontal line through the first point, across the plot.
+        bars: show intervals as bars, where many bands would cover each other.
     """
     known = [place for place in places if not math.isnan(place.y)]
     if not known:
@@ -100,7 +103,7 @@ def line(places: Sequence[Place], name: str, style: Style, level: bool = False) 
             "line": {"color": style.colour, "width": 1.6 if style.hollow else 0},
         },
     }
-    if len(known) > 1 and len(bounded) == len(known):
+    if len(known) > 1 and len(bounded) == len(known) and not bars:
         edge = [(p.x, p.high) for p in known] + [(p.x, p.low) for p in reversed(known)]
         traces.append(
             {

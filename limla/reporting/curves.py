@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from markupsafe import Markup
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from limla.analysis.encodings import Variant
 from limla.analysis.pairs import Defence
 from limla.analysis.subjects import STANDARD, Attack, Subject, eps_text
+from limla.manifest import SOURCE
 from limla.pages.plots import (
     Panels,
     Place,
@@ -27,7 +29,9 @@ from limla.pages.plots import (
 from limla.plans import THREATS
 from limla.reporting.sections import Point, Section, Slot
 
-NO_ATTACK_LABEL, NO_DEFENCE = "no attack", "no defence"
+NO_ATTACK_LABEL, NO_DEFENCE, ORIGINALS = "no attack", "no defence", "the originals"
+_BANDS = 3
+"""Lines whose intervals can be told apart as bands."""
 _BARE = Style(6, hollow=True)
 
 
@@ -42,38 +46,51 @@ def place(x: float, point: Point, what: str) -> Place:
 
 
 def accuracy_curves(section: Section, over: str, name: str) -> Panels | None:
-    """Accuracy and robust accuracy with their 95% bands, one panel per subject; None where nothing can be drawn.
+    """Accuracy and robust accuracy with their 95% intervals; None where nothing can be drawn.
 
-    `over` is "quality" (evenly spaced, the originals on the right) or "rate" (mean bits per pixel, log scale).
+    One panel per subject with a line per attack; where there are several codecs, one per subject and attack with a line
+    per codec. `over` is "quality" (evenly spaced, the originals on the right) or "rate" (mean bits per pixel, log
+    scale).
     """
     positions = _positions(section, over)
     if not positions:
         return None
     codecs = sorted({codec for codec, quality in positions if quality is not None})
-    styles = _attack_styles(section)
     if over == "rate":
         x_axis = logarithmic(list(positions.values()), "mean bits per pixel (log scale)")
     else:
         labels = [section.variant_label(variant).replace("original", "orig.") for variant in positions]
         x_axis = categories(labels, "test quality")
+    several = len(codecs) > 1
+    of_codec = {codec: Style(number) for number, codec in enumerate(codecs)}
+    of_attack = {} if several else _attack_styles(section)
     plots: list[Markup] = []
-    for number, subject in enumerate(section.subjects):
-        traces: list[dict[str, Any]] = []
-        for attack, style in styles.items():
-            for dash, codec in enumerate(codecs):
-                variants = [variant for variant in positions if variant[0] == codec]
-                places = _places(section, subject, attack, variants, positions)
-                traces += line(places, attack.label, Style(style.number, dash))
-            originals = [variant for variant in positions if variant[1] is None]
-            places = _places(section, subject, attack, originals, positions)
-            traces += line(places, attack.label, Style(style.number, hollow=True), level=True)
-        if traces:
-            what = "quality" if over == "quality" else "bits per pixel"
-            title = panel_title(section, subject)
-            label = f"{title}: share of correct images against {what}"
-            plots.append(plot(f"{name}-{number}", traces, x_axis, percent(), label, title=title))
-    entries = [(attack.label, style) for attack, style in styles.items()]
+    for subject in section.subjects:
+        for attacks in [[attack] for attack in section.attacks] if several else [section.attacks]:
+            traces: list[dict[str, Any]] = []
+            for attack in attacks:
+                for codec in codecs:
+                    places = _places(section, subject, attack, _of(codec, positions), positions)
+                    style = of_codec[codec] if several else of_attack[attack]
+                    traces += line(places, codec if several else attack.label, style, bars=len(codecs) > _BANDS)
+                places = _places(section, subject, attack, _of(SOURCE, positions), positions)
+                name_of, style = (ORIGINALS, _BARE) if several else (attack.label, of_attack[attack])
+                traces += line(places, name_of, replace(style, hollow=True), level=True)
+            if traces:
+                what = "quality" if over == "quality" else "bits per pixel"
+                title = panel_title(section, subject)
+                if several and len(section.attacks) > 1:
+                    title += f", {attacks[0].label}"
+                label = f"{title}: share of correct images against {what}"
+                plots.append(plot(f"{name}-{len(plots)}", traces, x_axis, percent(), label, title=title))
+    entries = [(attack.label, style) for attack, style in of_attack.items()]
+    if several:
+        entries = [*of_codec.items(), *([(ORIGINALS, _BARE)] if _of(SOURCE, positions) else [])]
     return panels(entries, plots) if plots else None
+
+
+def _of(codec: str, positions: dict[Variant, float]) -> list[Variant]:
+    return [variant for variant in positions if variant[0] == codec]
 
 
 def panel_title(section: Section, subject: Subject) -> str:
