@@ -27,6 +27,12 @@ def catalogue_codec(name: str) -> Codec:
     return build_codec(name, **KNOBS.get(name, {}))
 
 
+def codec_text(name: str) -> str:
+    """How a command asks for the same codec."""
+    knobs = ",".join(f"{knob}={value}" for knob, value in KNOBS.get(name, {}).items())
+    return f"{name}:{knobs}" if knobs else name
+
+
 def qualities(codec: Codec, number: int) -> list[int]:
     """`number` qualities over the whole scale, from the worst image to the best."""
     numbers = codec.scale.from_worst()

@@ -14,6 +14,7 @@ from pathlib import Path
 import PIL.features
 
 from limla.codecs import build_codec
+from limla.codecs.base import Learned
 from limla.doctor.findings import Finding
 from limla.errors import MissingDependencyError
 from limla.manifest import library_versions
@@ -54,6 +55,9 @@ def codec_findings() -> Iterator[Finding]:
     """A line for each codec of the catalogue: the library that encodes, or what to install."""
     for name in CODECS.names():
         try:
+            if issubclass(CODECS.load(name), Learned):
+                yield Finding(f"codec {name}", "available, with weights of your own: limla codec train")
+                continue
             yield Finding(f"codec {name}", f"available ({build_codec(name).version()})")
         except MissingDependencyError as error:
             yield Finding(f"codec {name}", f"not available: {error}")

@@ -17,6 +17,7 @@ from limla.metrics import psnr_db
 from limla.plans import THREATS, DefencePlan, fitting_threats
 from limla.registry import CODECS, DIFFERENTIABLE
 from limla.types import Image
+from tests.catalogue import catalogue_codec, codec_text
 from tests.conftest import natural_like
 
 SIDES = ((1, 1), (7, 30), (24, 24), (33, 18))
@@ -43,7 +44,7 @@ def middle_quality(codec: Codec) -> int:
 
 @pytest.fixture(params=CODECS.names())
 def codec(request: pytest.FixtureRequest) -> Codec:
-    return build_codec(request.param)
+    return catalogue_codec(request.param)
 
 
 @pytest.mark.parametrize("sides", SIDES)
@@ -52,7 +53,9 @@ def test_a_defence_is_the_codec_image_by_image(codec: Codec, sides: tuple[int, i
     quality = middle_quality(codec)
     images = photos(number, *sides)
     before = images.clone()
-    defended = CodecDefence(DefencePlan(codec.name, (quality,)), num_threads=2).apply(images, seed=0)
+    defended = CodecDefence(DefencePlan(codec_text(codec.name), (quality,)), num_threads=2).apply(
+        images, seed=0
+    )
     streams = [codec.encode(image, quality) for image in pixels_of(images)]
     assert defended.num_bytes == tuple(map(len, streams))
     assert defended.images.shape == images.shape
@@ -69,7 +72,7 @@ def test_a_defence_is_the_codec_image_by_image(codec: Codec, sides: tuple[int, i
 def test_threads_change_nothing(codec: Codec) -> None:
     """Equal images and bytes for any number of threads, and when several callers share one defence."""
     qualities = tuple(sorted({codec.scale.lowest, middle_quality(codec), codec.scale.highest}))
-    plan = DefencePlan(codec.name, qualities)
+    plan = DefencePlan(codec_text(codec.name), qualities)
     batches = [photos(9, 20, 28, seed=10 * number) for number in range(4)]
     alone = [CodecDefence(plan, num_threads=1).apply(images, seed) for seed, images in enumerate(batches)]
     shared = CodecDefence(plan, num_threads=3)
@@ -81,7 +84,7 @@ def test_threads_change_nothing(codec: Codec) -> None:
 
 
 def test_its_record_is_the_codecs(codec: Codec) -> None:
-    plan = DefencePlan(codec.name, (middle_quality(codec),))
+    plan = DefencePlan(codec_text(codec.name), (middle_quality(codec),))
     assert CodecDefence(plan).settings() == {**codec.settings(), "version": codec.version()}
 
 
@@ -94,7 +97,7 @@ def test_every_threat_model_attacks_every_codec(codec: Codec, threat: str) -> No
     if threat.startswith("eot-") and len(set(several)) < len(several):
         pytest.skip(f"{codec.name} has not several qualities to draw from")
     qualities = several if threat.startswith("eot-") else several[1:2]
-    defence = CodecDefence(DefencePlan(codec.name, qualities, (threat,)))
+    defence = CodecDefence(DefencePlan(codec_text(codec.name), qualities, (threat,)))
     torch.manual_seed(0)
     victim = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
