@@ -178,6 +178,16 @@ def test_a_large_image_is_cut_into_tiles(monkeypatch: pytest.MonkeyPatch) -> Non
     assert CODEC.encode_each(image, [70, 20])[0] == data
 
 
+@pytest.mark.parametrize("length", [1, 1023, 1024, 1025, 2047, 2049, 3071, 3073, 65500, 65499])
+def test_tiles_are_no_longer_than_they_may_be(length: int) -> None:
+    spans = svd._spans(length)
+    assert [span.stop for span in spans[:-1]] == [span.start for span in spans[1:]]
+    assert (spans[0].start, spans[-1].stop) == (0, length)
+    assert max(span.stop - span.start for span in spans) <= svd.TILE
+    assert all(span.start % 2 == 0 for span in spans)
+    assert len(spans) == -(-length // svd.TILE)
+
+
 def test_several_qualities_share_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
     monkeypatch.setattr(svd, "factorise", lambda matrix: calls.append(matrix.shape) or factorise(matrix))
