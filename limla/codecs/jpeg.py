@@ -37,6 +37,8 @@ def decode_jpeg(data: bytes | memoryview, fast: bool = False) -> Image:
         raise
     except ValueError as error:
         raise DataError(f"not a decodable JPEG: {error}") from error
+    except KeyError as error:
+        raise DataError("not a decodable JPEG: a chroma subsampling that simplejpeg does not know") from error
 
 
 class JpegCodec:

@@ -86,3 +86,11 @@ def test_a_header_of_too_many_pixels_is_refused_before_anything_is_allocated() -
         DataError, match=f"65280 × 65280 pixels; an image has at least 1 and at most {MAX_PIXELS}"
     ):
         JpegCodec().decode(bytes(data))
+
+
+def test_a_subsampling_without_a_name_is_a_data_error() -> None:
+    """Damage, or a 4:1:1 picture that was turned: libjpeg-turbo has numbers that simplejpeg has no names for."""
+    data = bytearray(JpegCodec().encode(natural_like(16, 16), 50))
+    data[data.index(b"\xff\xc0\x00\x11\x08") + 11] = 0x14
+    with pytest.raises(DataError, match="a chroma subsampling that simplejpeg does not know"):
+        JpegCodec().decode(bytes(data))
