@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+from limla.cli import limla
 from limla.cli.codec_probe import probe as command
 from limla.codecs import build_codec
 from limla.errors import DataError, SettingsError
@@ -24,6 +25,7 @@ from limla.probing.views import ViewGrid
 from limla.progress import SILENT
 from limla.registry import CODECS
 from limla.statistics import holm, paired_difference, proportion_interval
+from tests.catalogue import KNOBS
 from tests.listening import Listening
 from tests.toy import COUNTS, make_toy
 from tests.unit import blocksigns
@@ -251,6 +253,36 @@ def test_without_encoders_the_table_has_no_twins(data_dir: Path, tmp_path: Path)
     found = run(data_dir, tmp_path, "--representation", "pooled")
     assert found.exit_code == 0, found.output
     assert "diagonal" not in found.stdout
+
+
+def test_the_learned_codec_of_the_catalogue_is_probed_by_its_command(tmp_path: Path) -> None:
+    make_toy(tmp_path / "toy", counts={"train": 9, "val": 3, "test": 3})
+    text = f"autoencoder:weights={KNOBS['autoencoder']['weights']}"
+    options = ["--quality", "16,64", "--representation", "pooled", "--image-size", str(SIDE), "--device", "cpu"]
+    arguments = [
+        "codec",
+        "probe",
+        str(tmp_path / "toy"),
+        "--codec",
+        text,
+        *options,
+        "--output-dir",
+        str(tmp_path),
+    ]
+    found = CliRunner().invoke(limla, arguments)
+    assert found.exit_code == 0, found.output
+    rows = json.loads((tmp_path / "probe.json").read_text())["rows"]
+    codec = build_codec(text)
+    assert isinstance(codec, BinaryCodes)
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    bits = [len(codec.codes(image, quality)) for quality in (16, 64)]
+    assert [(row["input"], row["quality"], row["num_values"]) for row in rows] == [
+        ("pixels", None, 48),
+        ("decoded", 16, 48),
+        ("decoded", 64, 48),
+        ("codes", 16, 16 * bits[0]),
+        ("codes", 64, 16 * bits[1]),
+    ]
 
 
 @pytest.mark.parametrize(
