@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 import probe_page
+from codecs_page import figure as codecs_figure
+from codecs_page import section as codecs_section
 from robustness_page import section
 from tables import machine_line, table
 from throughput import write_page
@@ -155,12 +157,14 @@ def _demo_figure(path: Path) -> None:
 @click.command()
 def main() -> None:
     """Write docs/results.md, docs/benchmarks.md and their figures."""
+    has_codecs = (RESULTS / "codecs_rd.json").exists()  # made on an idle machine alone
     parts = [
         "# Measured results",
         "Made by `python benchmarks/pages.py` from `benchmarks/results/*.json`; "
         "every JSON names the command that made it. How fast each stage is beside its peers: "
         "[benchmarks.md](benchmarks.md).",
         *section(_load("robustness")),
+        *(codecs_section(_load("codecs_rd")) if has_codecs else ()),
         *probe_page.section(_load("probe") if (RESULTS / "probe.json").is_file() else None),
         *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
         "Other work ran on the same two cores while these models were trained, so the times of this section are upper "
@@ -168,9 +172,13 @@ def main() -> None:
         *_study("demo", "The calibration dataset (`make demo`)"),
     ]
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    if has_codecs:
+        (ROOT / "docs" / "codecs.svg").write_bytes(codecs_figure(_load("codecs_rd")))
     _demo_figure(ROOT / "docs" / "demo.svg")
     write_page(RESULTS, ROOT / "docs")
-    click.echo("written: docs/results.md, docs/demo.svg, docs/benchmarks.md, docs/benchmarks.svg")
+    click.echo(
+        "written: docs/results.md, docs/codecs.svg, docs/demo.svg, docs/benchmarks.md, docs/benchmarks.svg"
+    )
 
 
 if __name__ == "__main__":

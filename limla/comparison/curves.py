@@ -17,7 +17,9 @@ from limla.statistics.crossed import resampled_means
 FloatArray = npt.NDArray[np.float64]
 LEAST_OVERLAP = 0.1
 """Of the PSNR (or log rate) that either curve reaches: codecs as different as JPEG and a low-rank one share little."""
-UNCHANGED = "at every quality a photo came back unchanged: no finite PSNR"
+FEWEST_PHOTOS = 5
+"""Fewer say nothing of others: there is no interval."""
+UNCHANGED = "photos come back unchanged"
 LEAST_GAP_DB = 0.1
 """Curves that come no further apart do not count as crossed: interpolation between points is no surer than that."""
 _NUM_RESAMPLES = 1000
@@ -173,14 +175,14 @@ def difference(curve: Curve, reference: Curve, seed: int = 0) -> CodecDifference
     means = [values.mean(axis=1) for values in (one.rates, one.psnrs, other.rates, other.psnrs)]
     result = bd_metrics(*means, min_overlap=LEAST_OVERLAP)
     rate_interval = psnr_interval = Interval(math.nan, math.nan)
-    known = np.empty(0)
-    if result.bd_rate_percent is not None or result.bd_score is not None:
+    is_known = result.bd_rate_percent is not None or result.bd_score is not None
+    if is_known and curve.rates.shape[1] >= FEWEST_PHOTOS:
         found = bd_interval(
             one.rates, one.psnrs[:, None], other.rates, other.psnrs[:, None],
             num_resamples=_NUM_RESAMPLES, seed=seed, min_overlap=LEAST_OVERLAP,
         )  # fmt: skip
         rate_interval, psnr_interval = found.bd_rate_percent, found.bd_score
-        known = _image_bd_rates(one, other)
+    known = _image_bd_rates(one, other)
     image_interval = _bootstrap(known, seed)
     psnr_low, psnr_high = _shared(means[1], means[3])
     rate_low, rate_high = _shared(means[0], means[2])
@@ -221,8 +223,8 @@ def _known(value: float) -> float | None:
 
 
 def _bootstrap(values: FloatArray, seed: int) -> Interval:
-    """The 95% percentile bootstrap interval of a mean (Efron & Tibshirani, 1993, ch. 13); NaN for under two values."""
-    if len(values) < 2:
+    """The 95% percentile bootstrap interval of a mean (Efron & Tibshirani, 1993, ch. 13); NaN of too few values."""
+    if len(values) < FEWEST_PHOTOS:
         return Interval(math.nan, math.nan)
     means = resampled_means(values[:, None], _NUM_RESAMPLES, np.random.default_rng(seed))
     return Interval(*map(float, np.quantile(means, [0.025, 0.975])))

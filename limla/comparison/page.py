@@ -38,8 +38,8 @@ def write_page(
     num_images: int,
 ) -> None:
     """Write the page, and the drawn curves beside it."""
-    styles = {contender.label: Style(place) for place, contender in enumerate(chosen)}
-    for ending, data in _drawn(means, styles).items():
+    styles = _styles(means)
+    for ending, data in draw_curves(means).items():
         write_bytes(path.with_name(f"{FIGURE}.{ending}"), data)
     values = {
         "title": f"Codecs on {settings.folder.resolve().name}",
@@ -101,39 +101,50 @@ def _told(mean: QualityMean, title: str, value: float) -> str:
     return f"{mean.codec} {mean.quality}\n{title}: {value:.4g}\n{mean.mean_rate_bpp:.3g} bpp, n = {mean.num_images}"
 
 
-def _drawn(means: Sequence[QualityMean], styles: dict[str, Style]) -> dict[str, bytes]:
-    """PSNR and MS-SSIM (SSIM where photos are too small for it) against rate, as SVG and PNG."""
-    from matplotlib import rc_context
-    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+def draw_curves(means: Sequence[QualityMean]) -> dict[str, bytes]:
+    """Ending ("svg", "png") → PSNR and MS-SSIM (SSIM where photos are too small for it) against rate, drawn.
 
+    Codecs have the colours and markers of the page, by their order in `means`; equal means give equal bytes.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import NullLocator
+
+    styles = _styles(means)
     has_ms_ssim = any(mean.mean_ms_ssim is not None for mean in means)
     measures = (_DISTORTIONS[0], _DISTORTIONS[2 if has_ms_ssim else 1])
     with open_figure(9.5, 4.2) as figure:
         for axes, (title, value_of) in zip(figure.subplots(1, 2), measures, strict=True):
+            shown: list[float] = []
             for codec, style in styles.items():
-                points = [
+                found = [
                     (mean.mean_rate_bpp, value)
                     for mean in means
                     if mean.codec == codec and (value := value_of(mean)) is not None
                 ]
+                shown += [rate for rate, _ in found]
                 axes.plot(
-                    *zip(*points, strict=True) if points else ((), ()),
-                    label=codec, color=style.colour, marker=_MATPLOTLIB_MARKERS[style.symbol],
-                    linestyle=_MATPLOTLIB_DASHES[style.dashes],
+                    [rate for rate, _ in found], [value for _, value in found], label=codec, color=style.colour,
+                    marker=_MATPLOTLIB_MARKERS[style.symbol], linestyle=_MATPLOTLIB_DASHES[style.dashes],
                 )  # fmt: skip
+            ticks = logarithmic(shown, "")
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xticks(ticks["tickvals"], ticks["ticktext"])
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(_RATE)
             axes.set_ylabel(title)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
-        found: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         with rc_context({"svg.hashsalt": "limla-codecs"}):
             for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=ending, metadata=metadata, dpi=150, facecolor="white")
-                found[ending] = buffer.getvalue()
-    return found
+                files[ending] = buffer.getvalue()
+    return files
+
+
+def _styles(means: Sequence[QualityMean]) -> dict[str, Style]:
+    codecs = dict.fromkeys(mean.codec for mean in means)
+    return {codec: Style(place) for place, codec in enumerate(codecs)}
 
 
 def _difference_table(
@@ -149,28 +160,32 @@ def _difference_table(
             f"{row.num_compared} of {row.num_images}",
             _with_bounds(row.bd_psnr_db, row.bd_psnr_low, row.bd_psnr_high, 2),
             _range(row.rate_low_bpp, row.rate_high_bpp, 3),
-            "–" if row.better_share is None else f"{100 * row.better_share:.0f}%",
-            "; ".join(
-                f"{crossing.rate_bpp:.3f} ({crossing.psnr_db:.1f} dB), better {crossing.better}"
-                for crossing in crossings
-                if crossing.codec == row.codec
-            )
-            or "–",
+            better_text(row, crossings),
             *((row.reason,) if has_reason else ()),
         )
         for row in differences
     ]
     columns = [
         "Codec", Column("BD-rate %"), Column("over dB"), Column("mean of photos’ BD-rates %"),
-        Column("photos compared"), Column("BD-PSNR dB"), Column("over bpp"), Column("better at"), "crosses at bpp",
+        Column("photos compared"), Column("BD-PSNR dB"), Column("over bpp"), "has more PSNR",
         *(("why missing",) if has_reason else ()),
     ]  # fmt: skip
     caption = (
         f"Against {REFERENCE}: below 0, fewer bits at equal PSNR; above 0 dB, more PSNR at equal bits. Brackets: 95% "
-        "bootstrap intervals over the photos. “Better at”: share of the rates both reach (log scale) at which the "
-        "codec has more PSNR."
+        "bootstrap intervals over the photos. Shares are of the rates that both reach, on a logarithmic scale."
     )
     return shown_table(caption, columns, rows, f"{DIFFERENCES}.csv")
+
+
+def better_text(row: CodecDifference, crossings: Sequence[Crossing]) -> str:
+    """Where the codec has more PSNR than the reference: "at all rates", "at 18%: below 0.391 bpp"."""
+    if row.better_share is None:
+        return "–"
+    crossed = [crossing for crossing in crossings if crossing.codec == row.codec]
+    if not crossed:
+        return "at all rates" if row.better_share > 0.5 else "at no rate"
+    sides = ", ".join(f"{crossing.better} {crossing.rate_bpp:.3f} bpp" for crossing in crossed)
+    return f"at {100 * row.better_share:.0f}%: {sides}"
 
 
 def _with_bounds(value: float | None, low: float | None, high: float | None, digits: int) -> str:

@@ -148,7 +148,7 @@ def _plan(
             path = folder / _PLAN
             if path.exists():
                 plan = _read_json(path)
-                check_settings(folder, {name: plan.get(name) for name in record}, record)
+                check_settings(folder, _flat({name: plan.get(name) for name in record}), _flat(record))
                 qualities = tuple(plan["qualities"])
             else:
                 num_points = settings.num_points
@@ -159,6 +159,12 @@ def _plan(
             plans.append([_Part(contender, quality, folder / f"q{quality}.parquet") for quality in qualities])
             advance(1)
     return plans
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """With each setting by its own name, so that an error names the one that differs."""
+    settings = record["settings"] or {}
+    return {**{name: record[name] for name in ("codec", "version")}, **settings}
 
 
 def _slug(label: str) -> str:
