@@ -18,6 +18,16 @@ from limla.types import Image
 SUBSAMPLINGS = {"420": (2, 2), "422": (2, 1), "444": (1, 1)}
 """Luma samples per chroma sample: across, down."""
 _MAX_SIDE = 65500
+_SCAN = b"\xff\xda"
+"""The marker of a scan; it is not found within entropy-coded data."""
+_SEQUENTIAL = (0xC0, 0xC1)
+"""SOF0 and SOF1: not progressive."""
+_TABLES = {0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
+"""DHT, DQT, DRI, APP0 to APP15 and COM: segments that may stand before the first scan."""
+_MOST_SCANS = 500
+"""As libjpeg-turbo's own fuzzers bound it; ten are usual."""
+_SURELY_QUICK = 10**11
+"""Pixels times bytes: a scan of 31 bytes takes less than a nanosecond for each pixel, so these take less than 4 s."""
 _FRAME = b"\xff\xc0\x00\x11\x08"
 """SOF0 of three components of 8 bits; height and width follow. No table can hold it: they have no zeros."""
 
@@ -26,19 +36,42 @@ def decode_jpeg(data: bytes | memoryview, fast: bool = False) -> Image:
     """Decode to (H, W, 3) uint8 RGB: accurate DCT, smooth ("fancy") chroma upsampling; gray is repeated.
 
     Bit for bit what Pillow and DALI on the CPU give. EXIF orientation is not applied (packing did that).
-    `fast`: libjpeg-turbo's fast DCT, chroma repeated. Raises `DataError` for damaged or truncated data, and for
-    more than `MAX_PIXELS`.
+    `fast`: libjpeg-turbo's fast DCT, chroma repeated. Raises `DataError` for damaged or truncated data, for more than
+    `MAX_PIXELS`, and for more than 500 scans.
     """
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
         check_decoded_size(int(height), int(width))
+        if int(height) * int(width) * len(data) > _SURELY_QUICK:
+            _check_scans(data)
         return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=fast, fastupsample=fast, strict=True)
-    except DataError:  # of the size
+    except DataError:  # of the size or the scans
         raise
     except ValueError as error:
         raise DataError(f"not a decodable JPEG: {error}") from error
     except KeyError as error:
         raise DataError("not a decodable JPEG: a chroma subsampling that simplejpeg does not know") from error
+
+
+def _check_scans(data: bytes | memoryview) -> None:
+    """Raise `DataError` for so many scans that they might take hours."""
+    if not _has_one_scan(memoryview(data)) and bytes(data).count(_SCAN) > _MOST_SCANS:
+        raise DataError(f"not a decodable JPEG: it has more than {_MOST_SCANS} scans")
+
+
+def _has_one_scan(view: memoryview) -> bool:
+    """Whether a header surely says that the first scan holds the whole image: then libjpeg reads no other one."""
+    place, components = 2, 0
+    while place + 10 <= len(view) and view[place] == 0xFF:
+        kind = view[place + 1]
+        if kind == _SCAN[1]:
+            return components == view[place + 4]
+        if kind in _SEQUENTIAL:
+            components = view[place + 9]
+        elif kind not in _TABLES:
+            return False
+        place += 2 + int.from_bytes(view[place + 2 : place + 4], "big")
+    return False
 
 
 class JpegCodec:

@@ -94,3 +94,13 @@ def test_a_subsampling_without_a_name_is_a_data_error() -> None:
     data[data.index(b"\xff\xc0\x00\x11\x08") + 11] = 0x14
     with pytest.raises(DataError, match="a chroma subsampling that simplejpeg does not know"):
         JpegCodec().decode(bytes(data))
+
+
+def test_markers_of_scans_in_metadata_do_not_matter() -> None:
+    """A large picture of one scan is read whatever its metadata hold."""
+    image = np.full((2400, 2400, 3), 90, np.uint8)
+    data = JpegCodec().encode(image, 50)
+    note = b"\xff\xda" * 1000
+    assert 2400 * 2400 * len(data) > 10**11
+    noted = data[:2] + b"\xff\xee" + (2 + len(note)).to_bytes(2, "big") + note + data[2:]
+    assert np.array_equal(JpegCodec().decode(noted), JpegCodec().decode(data))

@@ -12,7 +12,7 @@ import simplejpeg
 
 from limla.codecs.jpeg import SUBSAMPLINGS, JpegCodec
 from limla.codecs.jpeg_progressive import ProgressiveJpegCodec
-from limla.errors import SettingsError
+from limla.errors import DataError, SettingsError
 from limla.types import Image
 from tests.catalogue import SHAPES
 from tests.conftest import natural_like
@@ -71,3 +71,17 @@ def test_noise_that_needs_a_longer_buffer_than_pillow_guesses(subsampling: str, 
     with pytest.raises(SettingsError):
         codec.encode(noise, 101)
     assert before == PIL.ImageFile.MAXBLOCK
+
+
+def test_so_many_scans_that_they_would_take_hours_are_refused() -> None:
+    data = ProgressiveJpegCodec().encode(np.full((2400, 2400, 3), 90, np.uint8), 50)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert len(last) < 100
+    with pytest.raises(DataError, match="it has more than 500 scans"):
+        ProgressiveJpegCodec().decode(data[:-2] + 600 * last + b"\xff\xd9")
+    filled = data.replace(
+        b"\xff\xc2", b"\xff\xff\xc2", 1
+    )  # a fill byte before a marker, as the standard allows
+    assert np.array_equal(ProgressiveJpegCodec().decode(filled), ProgressiveJpegCodec().decode(data))
+    with pytest.raises(DataError, match="it has more than 500 scans"):
+        ProgressiveJpegCodec().decode(filled[:-2] + 600 * last + b"\xff\xd9")
