@@ -176,21 +176,21 @@ class AutoencoderCodec:
         weights = self._weights
         rows, columns = grid_shape(*image.shape[:2])
         found = np.empty((int(weights.code.lengths[quality]), rows, columns), np.int8)
-        for first, numbers in _one_threaded(weights, image):
-            found[:, first : first + len(numbers)] = weights.code.digits(numbers, weights.step, quality)
+        with one_blas_thread():
+            for first, numbers in weights.network.analyse(image):
+                found[:, first : first + len(numbers)] = weights.code.digits(numbers, weights.step, quality)
         return found
 
     def _image(self, digits: Codes, quality: int, height: int, width: int) -> Image:
+        weights = self._weights
         image = np.empty((height, width, 3), np.uint8)
+
+        def numbers(first: int, last: int) -> Numbers:
+            return weights.code.numbers(digits[:, first:last], weights.step)
+
         with one_blas_thread():
-            numbers = self._weights.code.numbers(digits, self._weights.step)
-            self._weights.network.synthesise(numbers, quality, image)
+            weights.network.synthesise(numbers, quality, image)
         return image
-
-
-def _one_threaded(weights: Weights, image: Image) -> list[tuple[int, Numbers]]:
-    with one_blas_thread():
-        return list(weights.network.analyse(image))
 
 
 @functools.lru_cache(maxsize=4)

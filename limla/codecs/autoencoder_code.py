@@ -181,12 +181,12 @@ class BinaryCode:
             found[place] = finer - BASE * coarser
         return found
 
-    def numbers(self, digits: Codes, step: int) -> npt.NDArray[np.int32]:
-        """What is known of the numbers by their first digits, (rows, columns, C)."""
-        found = np.zeros((*digits.shape[1:], self.channels), np.int32)
+    def numbers(self, digits: Codes, step: int) -> npt.NDArray[np.float64]:
+        """What is known of the numbers by their first digits, (rows, columns, C), whole."""
+        found = np.zeros((self.channels, *digits.shape[1:]))
         for plane, (channel, power) in zip(digits, self.order, strict=False):
-            found[..., channel] += plane.astype(np.int32) * (step * BASE**power)
-        return found
+            found[channel] += plane * float(step * BASE**power)
+        return np.ascontiguousarray(found.transpose(1, 2, 0))
 
     def write(self, digits: Codes) -> bytes:
         """The bits of digits, packed."""

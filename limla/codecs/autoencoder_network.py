@@ -10,7 +10,7 @@ few rows of patches at a time bound the memory, and give what the whole image wo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,12 +101,18 @@ class WholeNetwork:
             own = self._layer("analyse_patch", _cut(patches, first, last), rows)
             yield first, _bounded(own.values + _cut(beyond, first, last).values)
 
-    def synthesise(self, numbers: npt.NDArray[np.int32], quality: int, image: Image) -> None:
-        """Fill (H, W, 3) uint8 `image` from what is known of the numbers at `quality`, (rows, columns, C)."""
-        rows, columns = numbers.shape[:2]
+    def synthesise(self, numbers: Callable[[int, int], Numbers], quality: int, image: Image) -> None:
+        """Fill an (H, W, 3) uint8 image.
+
+        Args:
+            numbers: what is known at `quality` of some rows, the first and that after the last: (rows, columns, C).
+            quality: 1 to NUM_QUALITIES.
+            image: every value of it is set.
+        """
+        rows, columns = grid_shape(*image.shape[:2])
         for first, last in _bands(rows, columns):
             low, high = max(0, first - 4), min(rows, last + 4)
-            known = _Band(_bounded(numbers[low:high].astype(np.float64)), low)
+            known = _Band(_bounded(numbers(low, high)), low)
             hidden = _relu(self._layer("synthesise_in", known, rows, self._known[quality]))
             added = self._layer("synthesise_add", _relu(self._layer("synthesise_mid", hidden, rows)), rows)
             least, most = added.first, added.first + len(added.values)
