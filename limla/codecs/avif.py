@@ -106,7 +106,9 @@ class AvifCodec:
 
     def version(self) -> str:
         """The libraries that encode."""
-        encoder = next(part for part in _codec_versions().split(", ") if part.startswith("aom"))
+        encoder = next(
+            (part for part in _codec_versions().split(", ") if part.startswith("aom")), "aom is missing"
+        )
         return f"{pillow.version('libavif', 'avif')}, lib{encoder.replace(' [enc', '').replace(']:', ' ')}"
 
 
