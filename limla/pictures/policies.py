@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 MAX_SIDE = 65500
 """The longest side libjpeg encodes."""
 PNG_LEVEL = 3
+_STRIP_PIXELS = 1 << 22
 PROFILE_NOTE = "ICC profile that is not sRGB"
 _EXTENSIONS = {"jpeg": "jpg", "png": "png", "bmp": "bmp", "tiff": "tif", "webp": "webp"}
 _ORIENTATION_TAG = 0x0112
@@ -196,10 +197,10 @@ class _Reader:
         """What a decoder makes of the picture as it is stored."""
         orientation, profile = self._look()
         if self.reasons:
-            return np.array(self._upright(orientation, profile).convert("RGB"))
+            return _rgb(self._upright(orientation, profile))
         if self.kind == "jpeg":
             return JpegCodec().decode(self.data)
-        return np.array(self.opened.convert("RGB"))
+        return _rgb(self.opened)
 
     def _look(self) -> tuple[int, bytes | None]:
         """The orientation and the profile to convert by; finds the reasons for which pixels are not kept as stored."""
@@ -328,6 +329,17 @@ class _Reader:
             return picture
         white = PIL.Image.new("RGB", picture.size, (255, 255, 255))
         return PIL.Image.composite(picture, white, alpha)
+
+
+def _rgb(picture: PIL.Image.Image) -> Image:
+    """The RGB pixels of a picture in a new array; made strip by strip, as whole copies of large ones would add up."""
+    picture.load()
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    step = max(1, _STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, step):
+        strip = picture.crop((0, top, picture.width, min(top + step, picture.height)))
+        pixels[top : top + step] = np.asarray(strip.convert("RGB"))
+    return pixels
 
 
 def _raw_mode(opened: PIL.Image.Image) -> str:

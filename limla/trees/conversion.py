@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,9 @@ SOURCE_COLUMNS: Mapping[str, type] = {
     "num_bytes": int,
 }
 """Path below the folder of sources; its size and time when it was read; the bytes of all that was made of it."""
+
+
+_WRITES_AT_ONCE = 16
 
 
 class Source(NamedTuple):
@@ -93,36 +99,84 @@ class ConvertFiles:
                 "under this path"
             )
         found: list[Row | Refused] = []
-        with pillow_silenced(), closing(share.spread(self._convert, jobs)) as results:
+        with (
+            pillow_silenced(),
+            _Writer() as writer,
+            closing(share.spread(functools.partial(self._convert, writer), jobs)) as results,
+        ):
             for result in results:
-                found.append(result)
+                found.append(result if isinstance(result, Refused) else result.written())
                 share.advance(1)
         return found
 
-    def _convert(self, job: Job) -> Row | Refused:
+    def _convert(self, writer: _Writer, job: Job) -> _Converted | Refused:
         path, num_bytes, mtime_ns = job.source
         try:
             data = b"" if self.root is None else read_source(self.root, job.source)
         except DataError as error:
             return Refused(path, str(error))
         written = 0
+        writing: list[Future[None]] = []
 
         def write(name: str, made: bytes) -> None:
             nonlocal written
-            _put(self.folder / name, made, job.is_ours)
+            writing.append(writer.submit(self.folder / name, made, job.is_ours))
             written += len(made)
 
         try:
             values = self.conversion.convert(path, data, write)
         except LimlaError as error:
             return Refused(path, " ".join(str(error).split()))
-        return {
+        row: Row = {
             "source": path,
             "source_num_bytes": num_bytes,
             "source_mtime_ns": mtime_ns,
             "num_bytes": written,
             **values,
         }
+        return _Converted(row, writing)
+
+
+class _Converted(NamedTuple):
+    """One source whose files are being written."""
+
+    row: Row
+    writing: list[Future[None]]
+
+    def written(self) -> Row | Refused:
+        """The row, when its files are on disk; raises `OSError` as writing them did."""
+        try:
+            for future in self.writing:
+                future.result()
+        except LimlaError as error:
+            return Refused(str(self.row["source"]), str(error))
+        return self.row
+
+
+class _Writer:
+    """Writes files beside the work that makes them, several at a time: nearly all of it is waiting for the disk."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_WRITES_AT_ONCE, thread_name_prefix="limla-write")
+        # so that what waits to be written does not grow in memory
+        self._places = threading.BoundedSemaphore(2 * _WRITES_AT_ONCE)
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, path: Path, data: bytes, is_ours: bool) -> Future[None]:
+        """Write a file soon, see `_put`; waits while too many are on their way."""
+        self._places.acquire()
+        try:
+            future = self._pool.submit(_put, path, data, is_ours)
+        except BaseException:
+            self._places.release()
+            raise
+        future.add_done_callback(lambda _: self._places.release())
+        return future
 
 
 def read_source(root: Path, source: Source) -> bytes:
