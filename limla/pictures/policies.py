@@ -119,7 +119,7 @@ def _opened(data: bytes, max_pixels: int, convert_profiles: bool, read: Callable
     except PIL.UnidentifiedImageError as error:
         raise DataError(f"damaged {kind.upper()} header") from error
     except PIL.Image.DecompressionBombError as error:
-        raise DataError(f"a decompression bomb? {error}") from error
+        raise DataError(f"a decompression bomb? {str(error).partition(',')[0]}") from error
     except DAMAGE as error:
         raise DataError(f"damaged {kind.upper()}: {str(error) or type(error).__name__}") from error
 
