@@ -58,8 +58,8 @@ def _read(photo: Path) -> tuple[Image, int]:
     """The photo's upright sRGB pixels, by the policies that packing applies, and the size of its file."""
     from limla.codecs.decoding import decode_image
     from limla.errors import DataError
-    from limla.pictures.policies import read_picture
     from limla.packing.settings import PackSettings
+    from limla.pictures.policies import read_picture
 
     if photo.is_dir():
         raise DataError(f"{photo}: a folder; name photos, e.g. {photo}/*.jpg")
