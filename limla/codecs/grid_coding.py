@@ -19,6 +19,8 @@ from limla.kernels import kernel
 
 Grids = npt.NDArray[np.int8]
 
+_I = np.int64  # numba's int() leaves 8 bits as they are, and abs(-128) is then -128
+_MOST = 127
 _LOW, _SPAN, _CODE, _PLACE = 0, 1, 2, 3
 _FULL = (1 << 32) - 1
 _MOST_BYTES_EACH = 32  # of 24 decisions, of 10 bits where one was thought most unlikely
@@ -50,6 +52,7 @@ class GridWriter:
 
         The first grid is taken to be the smoothest: what is coded is its difference from what its neighbours promise.
         """
+        assert grids.size == 0 or grids.min() >= -_MOST
         group = _Group(grids.shape)
         for number, grid in enumerate(np.ascontiguousarray(grids)):
             used = int(self._state[_PLACE])
@@ -134,10 +137,10 @@ def _code(
     low, span, code, place = state[_LOW], state[_SPAN], state[_CODE], state[_PLACE]
     for here in range(rows * columns):
         row, column = here // columns, here % columns
-        left = int(grid[here - 1]) if column > 0 else 0
-        above = int(grid[here - columns]) if row > 0 else 0
-        corner = int(grid[here - columns - 1]) if row > 0 and column > 0 else 0
-        right = int(grid[here - columns + 1]) if row > 0 and column + 1 < columns else 0
+        left = _I(grid[here - 1]) if column > 0 else 0
+        above = _I(grid[here - columns]) if row > 0 else 0
+        corner = _I(grid[here - columns - 1]) if row > 0 and column > 0 else 0
+        right = _I(grid[here - columns + 1]) if row > 0 and column + 1 < columns else 0
         guess, around = 0, 2 * abs(left) + 2 * abs(above) + abs(right) + abs(corner)
         if smooth:
             if row == 0:
@@ -154,8 +157,10 @@ def _code(
         level += (around > 6) + (around > 9) + (around > 13) + (around > 19) + (around > 31) + (around > 63)
         own_level = min((level + 1) // 2, _OWN_LEVELS - 1)
         energy = min(before[here], 2) + (before[here] > 2)
-        signs = 3 * ((left > guess) - (left < guess) + 1) + (above > guess) - (above < guess) + 1
-        wanted = 0 if reading else int(grid[here]) - guess
+        beside = 0 if left == guess else 1 if left > guess else 2
+        over = 0 if above == guess else 1 if above > guess else 2
+        signs = 3 * beside + over
+        wanted = 0 if reading else _I(grid[here]) - guess
         magnitude = rest = step = 0
         negative = False
         stage = 0  # 0: is it zero, 1: its sign, 2: is it more, 3: the bits of the rest, 4: it is known
@@ -173,7 +178,7 @@ def _code(
             else:
                 first, second = _SHARED_LENGTH - _REST + step, _OWN_LENGTH - _REST + step
                 bit = (abs(wanted) - _UNARY - 1) >> (_REST - 1 - step) & 1 != 0
-            one, two = int(shared[first]), int(own[second])
+            one, two = _I(shared[first]), _I(own[second])
             # the chance of a no, of 65536
             bound = (span >> 16) * min(max((one >> 8) + (two >> 8) >> 1, 64), 65536 - 64)
             if reading:
@@ -191,7 +196,7 @@ def _code(
             own[second] = (two >> 8) + (goal - (two >> 8)) // (used + 2) << 8 | min(used + 1, _SLOWEST)
             while span < 1 << 24:
                 if reading:
-                    code = code << 8 | (int(data[place]) if place < num_bytes else 0)
+                    code = (code << 8 & _FULL) | (_I(data[place]) if place < num_bytes else 0)
                 else:
                     if low > _FULL:  # a carry into bytes already written
                         back = place - 1
@@ -220,8 +225,8 @@ def _code(
                     magnitude, stage = magnitude + rest, 4
         if reading:
             # of other data it may be any number
-            grid[here] = min(max(guess - magnitude if negative else guess + magnitude, -128), 127)
+            grid[here] = min(max(guess - magnitude if negative else guess + magnitude, -_MOST), _MOST)
             if place > num_bytes + 3:
                 break
-        before[here] = min(before[here] + abs(int(grid[here])), 1 << 20)
+        before[here] = min(before[here] + abs(_I(grid[here])), 1 << 20)
     state[_LOW], state[_SPAN], state[_CODE], state[_PLACE] = low, span, code, place
