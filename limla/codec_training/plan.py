@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limla.codecs.autoencoder_network import NUM_QUALITIES, PATCH
+from limla.errors import DataError
 
 FloatArray = npt.NDArray[np.float64]
 STEP = 0.22
@@ -90,7 +91,8 @@ def plan_code(patches: FloatArray, num_digits: int) -> CodePlan:
     """The principal components of (N, PATCH) centred patches, and the order of digits that removes most error per bit.
 
     Bits are the entropy of the digits of one number alone. The greedy choice is that of optimal bit allocation
-    (Shoham and Gersho 1988) where the rate-distortion curves are convex.
+    (Shoham and Gersho 1988) where the rate-distortion curves are convex. Raises `DataError` for too little to learn
+    from.
     """
     channels = _MOST_CHANNELS
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
@@ -113,7 +115,11 @@ def plan_code(patches: FloatArray, num_digits: int) -> CodePlan:
         order.append((channel, power))
         path.append((bits, error, -slope))
         _offer(queue, curves[channel], channel)
-    assert len(order) == num_digits, (len(order), num_digits)
+    if len(order) < num_digits or bits <= _LEAST_BITS:
+        raise DataError(
+            f"too little to learn a code from: {len(patches)} patches of 8 × 8 pixels, {len(order)} of {num_digits} "
+            f"digits, {bits:.1f} bits each; train on more, or less flat, images, or ask for fewer --bits"
+        )
     used = 1 + max(channel for channel, _ in order)
     rates, distortions, slopes = np.array(path).T
     lengths = _lengths(rates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ def _train(
     progress: Progress,
 ) -> CodecTrainResult:
     run, state = _begin(settings, identity, train, val, device, progress)
+    started, first = time.monotonic(), state.epoch
     while state.epoch < settings.epochs:
         row = _epoch(run, state.epoch + 1, progress)
         state.epoch += 1
@@ -103,7 +105,7 @@ def _train(
         _save(run, state)
         progress.say(
             f"epoch {state.epoch}/{settings.epochs}: loss {row['loss']:.4f}; val PSNR {row['val_psnr_db']:.2f} dB"
-            f"{' (best so far)' if is_best else ''}"
+            f"{' (best so far)' if is_best else ''}{_left(started, first, state.epoch, settings.epochs)}"
         )
     from limla.codec_training.fitting import finish
 
@@ -113,6 +115,12 @@ def _train(
     _write_record(settings, identity, state, rates)
     _checkpoint_path(settings).unlink(missing_ok=True)
     return CodecTrainResult(settings.output, state.best_epoch, tuple(rates))
+
+
+def _left(started: float, first: int, done: int, epochs: int) -> str:
+    """How long the epochs that are left will take, as those of this process did."""
+    minutes = (time.monotonic() - started) / (done - first) * (epochs - done) / 60
+    return f"; about {max(1, round(minutes))} min left" if done < epochs else ""
 
 
 def _identity(settings: CodecTrainSettings, data: list[str], device: torch.device) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from limla.codecs.autoencoder_code import Codes
 from limla.codecs.autoencoder_network import BLOCK, NUM_QUALITIES, Numbers, grid_shape
-from limla.codecs.autoencoder_weights import Weights, read_weights
+from limla.codecs.autoencoder_weights import MOST_BYTES, Weights, read_weights
 from limla.codecs.base import QualityScale, check_decoded_size, check_image
 from limla.codecs.blas import one_blas_thread
 from limla.codecs.container import EXTENSION, LONGEST_SIDE, read_whole, write_container
@@ -41,6 +41,8 @@ class AutoencoderCodec:
     Args:
         weights: path of a file that `limla codec train` wrote.
 
+    Decoding allocates 7 bytes for each pixel of the size that a header says, and what a band of the grid needs.
+
     Raises `SettingsError` without weights, `DataError` for a file that is damaged or another.
     """
 
@@ -56,11 +58,12 @@ class AutoencoderCodec:
                 "codec 'autoencoder' has no weights: train some with `limla codec train DATA_DIR --output FILE`, and "
                 "write autoencoder:weights=FILE"
             )
-        try:
-            data = Path(weights).read_bytes()
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise SettingsError(f"weights of codec 'autoencoder': {weights}: {reason}") from error
+        path = Path(weights)
+        if not path.is_file():
+            raise SettingsError(f"codec 'autoencoder': no file of weights at {weights}")
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{weights}: too large for weights of the codec 'autoencoder'")
+        data = path.read_bytes()
         try:
             self._fill(data)
         except DataError as error:

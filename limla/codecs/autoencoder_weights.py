@@ -50,11 +50,13 @@ from limla.errors import DataError
 
 MAGIC = b"LIMLA-AE"
 VERSION = 1
+MOST_BYTES = 1 << 27
+"""Of a file: no network of these bounds is as large."""
 _START = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 _TYPES = ("<i2", "<i4")
 _MOST_WIDTH = 512
-_MOST_DIGITS = 1024
+_MOST_DIGITS = 256
 _BIAS_UNIT = 1 << WEIGHT_BITS
 
 IntArray = npt.NDArray[np.int64]

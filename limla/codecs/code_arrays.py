@@ -197,9 +197,6 @@ def _members(data: bytes) -> dict[str, npt.NDArray[Any]]:
             shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
             rest = member.read()
             if in_fortran_order or dtype.hasobject or not dtype.itemsize:
-                if name != "keys" or dtype.kind != "U":
-                    raise ValueError(f"'{name}' is of type {dtype}")
-                found[name] = np.zeros(shape, "<U1") if shape == (0,) else np.zeros(0)
-                continue
+                raise ValueError(f"'{name}' is of type {dtype}")
             found[name] = np.frombuffer(rest, dtype).reshape(shape)
     return found

@@ -42,7 +42,7 @@ def codec() -> AutoencoderCodec:
 def test_without_weights_it_says_how_to_get_some() -> None:
     with pytest.raises(SettingsError, match=r"limla codec train .* autoencoder:weights=FILE"):
         build_codec("autoencoder")
-    with pytest.raises(SettingsError, match=r"nowhere\.bin: no such file"):
+    with pytest.raises(SettingsError, match=r"no file of weights at nowhere\.bin"):
         build_codec("autoencoder:weights=nowhere.bin")
 
 

@@ -190,6 +190,12 @@ def test_a_wrong_option_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_too_little_to_learn_from_is_said(tmp_path: Path) -> None:
+    make_toy(tmp_path, counts={"train": 1, "val": 1}, side=5)
+    with pytest.raises(DataError, match="too little to learn a code from: 1 patches"):
+        train_codec(small(tmp_path, tmp_path / "weights.bin"))
+
+
 def test_crops_are_decided_by_seed_and_epoch(data_dir: Path) -> None:
     source = open_source([data_dir / SOURCE], "train")
     one, again, other = (
