@@ -20,6 +20,8 @@ from limla.analysis.subjects import UNKNOWN, Attack, Subject
 from limla.metrics import Flags
 from limla.statistics import BdInterval, BdResult, Interval, bd_interval, bd_metrics
 
+REFERENCE = "jpeg"
+"""The codec that the others are compared with, where it is there."""
 Differing: TypeAlias = Literal["codec", "training", "model"]
 _NOTHING = Interval(math.nan, math.nan)
 
@@ -128,8 +130,9 @@ def _points(evidence: Evidence, slots: Sequence[Slot]) -> Iterator[CurvePoint]:
 def curve_differences(evidence: Evidence, num_resamples: int = 1000) -> list[CurveDifference]:
     """Bjøntegaard's deltas between the curves of one split of one dataset, in the order of their pairs.
 
-    Compared are, under one attack at a time: each two codecs of a subject; each training condition of a model with the
-    one trained on the originals, on one codec; each two models of one training condition, on one codec. Intervals are a
+    Compared are, under one attack at a time: each codec of a subject with JPEG, or each two where JPEG is not there;
+    each training condition of a model with the one trained on the originals, on one codec; each two models of one
+    training condition, on one codec. Intervals are a
     bootstrap of `num_resamples` over the images, which both curves share, with the seeds' part where there are several;
     the mean rates are taken as known.
 
@@ -147,11 +150,19 @@ def curve_differences(evidence: Evidence, num_resamples: int = 1000) -> list[Cur
 
 
 def _pairs(keys: Sequence[_Key]) -> Iterator[tuple[Differing, _Key, _Key]]:
+    has_reference = {(subject, attack) for subject, codec, attack in keys if codec == REFERENCE}
     for number, after in enumerate(keys):
         for before in keys[:number]:
             differing = _differing(before, after)
-            if differing is not None:
-                yield differing, before, after
+            if differing is None:
+                continue
+            if differing == "codec" and (before[0], before[2]) in has_reference:
+                if REFERENCE not in (before[1], after[1]):
+                    continue
+                if after[1] == REFERENCE:
+                    yield differing, after, before
+                    continue
+            yield differing, before, after
 
 
 def _differing(before: _Key, after: _Key) -> Differing | None:

@@ -78,6 +78,16 @@ def test_points_of_a_curve(tmp_path: AnyPath) -> None:
     assert (clean.points[0].low, clean.points[0].high) == proportion_interval(160, NUM_IMAGES)
 
 
+def test_of_several_codecs_each_is_compared_with_jpeg_where_it_is_there(tmp_path: AnyPath) -> None:
+    data = folder(tmp_path, avif=0.5, jpeg=1.0, webp=0.8)
+    made = [*curve("avif"), *curve("jpeg"), *curve("webp")]
+    rows = curve_differences(evidence(*made, data=data), num_resamples=20)
+    assert [(row.before.codec, row.after.codec) for row in rows] == [("jpeg", "avif"), ("jpeg", "webp")]
+    assert [row.bd_rate_percent for row in rows] == [pytest.approx(-50, abs=0.01), pytest.approx(-20, abs=0.01)]
+    rows = curve_differences(evidence(*curve("avif"), *curve("webp"), data=data), num_resamples=20)
+    assert [(row.before.codec, row.after.codec) for row in rows] == [("avif", "webp")]
+
+
 def test_a_codec_that_needs_a_fifth_fewer_bits_everywhere(tmp_path: AnyPath) -> None:
     found = evidence(*curve("jpeg"), *curve("webp"), data=folder(tmp_path, jpeg=1.0, webp=0.8))
     row = difference(found)
