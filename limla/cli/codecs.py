@@ -28,6 +28,7 @@ def codecs() -> None:
     help="List of jpeg,webp; knobs as in jpeg:subsampling=444; may be given several times. [default: all]",
     multiple=True,
 )
+@click.option("--split", help="Of shards: draw from train, val or test alone. [default: all]")
 @click.option("--images", default=24, show_default=True, help="Photos, drawn at random.")
 @click.option("--seed", default=0, show_default=True, help="Of the draw.")
 @click.option(
@@ -41,6 +42,7 @@ def codecs() -> None:
 def compare(
     folder: Path,
     texts: tuple[str, ...],
+    split: str | None,
     images: int,
     seed: int,
     qualities: int,
@@ -60,6 +62,7 @@ def compare(
         folder=folder,
         output_dir=output_dir,
         codecs=_texts(texts),
+        split=split,
         num_images=images,
         seed=seed,
         num_points=qualities,
@@ -124,7 +127,7 @@ def list_codecs() -> None:
     """Every codec: its quality and range, file, settings, version, and what decodes or is missing."""
     from limla.codecs import build_codec
     from limla.errors import LimlaError
-    from limla.loaders.decodable import DALI_DECODES
+    from limla.loaders.decodable import DALI_CPU_DECODES, DALI_DECODES
     from limla.registry import CODECS
 
     for name in CODECS.names():
@@ -134,10 +137,12 @@ def list_codecs() -> None:
             click.echo(f"{name}: {error}")
             continue
         scale = plug.scale
+        loaders = "decoded by the cpu loader alone"
+        if plug.extension in DALI_CPU_DECODES:
+            loaders = "DALI decodes it too" + ("" if plug.extension in DALI_DECODES else ", on a CPU")
         worse = "" if scale.higher_is_better else ", higher is worse"
         click.echo(
-            f"{name}: {scale.knob} {scale.lowest} to {scale.highest}{worse}; .{plug.extension}, "
-            f"{'DALI decodes it too' if plug.extension in DALI_DECODES else 'decoded by the cpu loader alone'}"
+            f"{name}: {scale.knob} {scale.lowest} to {scale.highest}{worse}; .{plug.extension}, {loaders}"
         )
         try:
             codec = build_codec(name)

@@ -86,7 +86,7 @@ class Jpeg2000Codec:
             "tiles": 1,
             "layers": 1,
             "progression": "LRCP",
-            "comment": _COMMENT,
+            "comment_bytes": len(_COMMENT),
         }
 
     def version(self) -> str:

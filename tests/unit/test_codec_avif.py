@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import struct
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import PIL.AvifImagePlugin
@@ -131,6 +136,25 @@ def test_kinds_that_it_does_not_write_are_refused() -> None:
         frame.save(file, "AVIF", **options)
         with pytest.raises(DataError, match="of a kind this codec does not write"):
             AvifCodec().decode(file.getvalue())
+
+
+def test_processors_that_can_do_less_make_the_same_bytes() -> None:
+    """libaom, and libjpeg-turbo too, without the instructions that only some processors have."""
+    names = ("avif", "avif:speed=9", "jpeg-progressive")
+    image = natural_like(90, 130, seed=4)
+    expected = [hashlib.sha256(build_codec(name).encode(image, 60)).hexdigest() for name in names]
+    program = (
+        "import hashlib\nfrom limla.codecs import build_codec\nfrom tests.conftest import natural_like\n"
+        f"for name in {names}:\n"
+        "    data = build_codec(name).encode(natural_like(90, 130, seed=4), 60)\n"
+        "    print(hashlib.sha256(data).hexdigest())"
+    )
+    plain = {"AOM_SIMD_CAPS_MASK": "0", "JSIMD_FORCENONE": "1"}
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **plain}, cwd=root, capture_output=True, text=True
+    )
+    assert found.stdout.split() == expected, found.stderr
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
