@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 from pathlib import Path
@@ -264,3 +265,39 @@ def test_damaged_arrays_are_a_data_error(changes: list[tuple[float, int]], lengt
     except DataError:
         return
     assert all(item.codes.max(initial=0) <= 1 for item in found)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format": np.array("limla-codes-2")},
+        {"bits": np.int64(0)},
+        {"bits": np.int64(10**12)},
+        {"bits": np.array([1, 2])},
+        {"quality": np.array("many")},
+        {"keys": np.array(["a", "b"])},
+        {"keys": np.array([1])},
+        {"sides": np.array([[3, 3, 10**9, 10**9]])},
+        {"sides": np.array([[3, 4, 24, 24]])},
+        {"sides": np.array([[3, 3, 0, 24]])},
+        {"sides": np.zeros((1, 4))},
+        {"codes": np.zeros(3, np.uint8)},
+        {"codes": np.zeros((3, 3), np.uint8)},
+        {"codes": np.array([{}])},
+    ],
+    ids=str,
+)
+def test_arrays_that_do_not_belong_together_are_a_data_error(
+    codec: AutoencoderCodec, changed: dict[str, Any]
+) -> None:
+    arrays = CodeArrays.begin(codec, 5)
+    arrays.add("a", codec.codes(natural_like(24, 24), 5), 24, 24)
+    with np.load(io.BytesIO(arrays.to_bytes()), allow_pickle=False) as members:
+        whole = dict(members)
+    file, packed = io.BytesIO(), io.BytesIO()
+    np.savez(file, **{**whole, **changed})
+    with pytest.raises(DataError):
+        CodeArrays.from_bytes(file.getvalue())
+    np.savez_compressed(packed, **whole)
+    with pytest.raises(DataError, match="compressed"):
+        CodeArrays.from_bytes(packed.getvalue())
