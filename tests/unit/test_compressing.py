@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from PIL import ImageCms
 
 from limla.codecs import build_codec
 from limla.codecs.decoding import decode_image
@@ -243,3 +244,16 @@ def test_mistakes_in_the_options(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
     with pytest.raises(UnknownNameError):
         CompressSettings.at_rate("gif", 1.0)
+
+
+def test_a_colour_profile_is_applied_since_the_files_carry_none(tmp_path: Path) -> None:
+    # red and blue exchanged: swap the names of the two colorant tags inside the profile
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"tmp.").replace(b"bXYZ", b"rXYZ").replace(b"tmp.", b"bXYZ")
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    (tmp_path / "in").mkdir()
+    PIL.Image.fromarray(red).save(tmp_path / "in" / "a.png", icc_profile=swapped)
+    compress(tmp_path / "in", tmp_path / "out", CompressSettings("png", 100))
+    made = decode_image((tmp_path / "out" / "a.png").read_bytes(), "png")
+    assert (made[..., 2] > made[..., 0]).all()
