@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import codec_study_page
 import probe_page
 from codecs_page import figure as codecs_figure
 from codecs_page import section as codecs_section
@@ -158,12 +159,14 @@ def _demo_figure(path: Path) -> None:
 def main() -> None:
     """Write docs/results.md, docs/benchmarks.md and their figures."""
     has_codecs = (RESULTS / "codecs_rd.json").exists()  # made on an idle machine alone
+    has_study = (RESULTS / "codec-study.json").exists()
     parts = [
         "# Measured results",
         "Made by `python benchmarks/pages.py` from `benchmarks/results/*.json`; "
         "every JSON names the command that made it. How fast each stage is beside its peers: "
         "[benchmarks.md](benchmarks.md).",
         *section(_load("robustness")),
+        *(codec_study_page.section(_load("codec-study")) if has_study else ()),
         *(codecs_section(_load("codecs_rd")) if has_codecs else ()),
         *probe_page.section(_load("probe") if (RESULTS / "probe.json").is_file() else None),
         *_study("flowers", "Flower photos: 5 classes × 120, MobileNetV2 from scratch"),
@@ -174,6 +177,8 @@ def main() -> None:
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     if has_codecs:
         (ROOT / "docs" / "codecs.svg").write_bytes(codecs_figure(_load("codecs_rd")))
+    if has_study:
+        (ROOT / "docs" / "codec-study.svg").write_bytes(codec_study_page.figure(_load("codec-study")))
     _demo_figure(ROOT / "docs" / "demo.svg")
     write_page(RESULTS, ROOT / "docs")
     click.echo(
