@@ -14,12 +14,13 @@ from limla.comparison.page import better_text, draw_curves
 def section(data: dict[str, Any]) -> list[str]:
     """Its parts; empty lines go between them."""
     low, high = data["rates_bpp"]
+    part = f", split {data['split']}" if data["split"] else ""
     ranges = f"{low:g} to {high:g} bits per pixel"
     return [
         "## Codecs: rate, distortion and speed",
         f"```\n{data['command']}\n```",
         f"{machine_line(data)}.",
-        f"{data['num_images']} photos of {data['photos']}, the same for every codec; up to {data['num_points']} "
+        f"{data['num_images']} photos of {data['photos']}{part}, the same for every codec; up to {data['num_points']} "
         f"qualities of each codec from {ranges}, of JPEG up to {2 * data['num_points'] - 1}. Bits are those of whole "
         f"files. {data['seconds']:.0f} s in all. How to read it: [codecs.md](codecs.md).",
         "![PSNR and MS-SSIM against bits per pixel, one line per codec](codecs.svg)",

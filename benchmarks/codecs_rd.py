@@ -11,6 +11,7 @@ section of docs/results.md, and docs/codecs.svg, from the JSON. Nothing else may
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,27 @@ def _compact(row: Any) -> dict[str, Any]:
     }
 
 
+def _public(text: str) -> str:
+    """A codec's text without the path of its weights."""
+    return re.sub(r"weights=[^,]*", "weights=FILE", text)
+
+
 @click.command()
 @click.argument("photos", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--output-dir", type=click.Path(path_type=Path), default=Path("out/codecs"), show_default=True)
+@click.option("--split", help="Where PHOTOS are shards. A learned codec wants photos it was not trained on.")
 @click.option("--images", default=24, show_default=True)
 @click.option("--qualities", default=7, show_default=True)
 @click.option("--codec", "more", multiple=True, help="Besides those that can be built without a setting.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("benchmarks/results/codecs_rd.json"))
 def main(
-    photos: Path, output_dir: Path, images: int, qualities: int, more: tuple[str, ...], output: Path
+    photos: Path,
+    output_dir: Path,
+    split: str | None,
+    images: int,
+    qualities: int,
+    more: tuple[str, ...],
+    output: Path,
 ) -> None:
     """Compare every codec on PHOTOS and write OUTPUT."""
     every, left_out = contenders(None)
@@ -50,13 +63,15 @@ def main(
         folder=photos,
         output_dir=output_dir,
         codecs=(*(contender.label for contender in every), *more),
+        split=split,
         num_images=images,
         num_points=qualities,
         rates_bpp=RATES_BPP,
     )
     started, cpu_started = time.monotonic(), time.process_time()
     result = compare(settings, ConsoleProgress())
-    asked = "".join(f" --codec {text}" for text in more)
+    asked = f" --split {split}" if split else ""
+    asked += "".join(f" --codec {_public(text)}" for text in more)
     chosen, _ = contenders(settings.codecs)
     write_json(
         output,
@@ -64,6 +79,7 @@ def main(
             "command": f"python benchmarks/codecs_rd.py PHOTOS --images {images} --qualities {qualities}{asked}",
             "machine": describe_machine(),
             "photos": photos.resolve().name,
+            "split": split,
             "num_images": result.num_images,
             "num_points": qualities,
             "rates_bpp": list(RATES_BPP),

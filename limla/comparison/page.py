@@ -44,6 +44,7 @@ def write_page(
     values = {
         "title": f"Codecs on {settings.folder.resolve().name}",
         "num_images": num_images,
+        "split": settings.split,
         "num_points": settings.num_points,
         "rates": "over its whole range"
         if settings.rates_bpp is None

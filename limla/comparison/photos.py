@@ -12,7 +12,7 @@ import numpy as np
 
 from limla.codecs.base import MAX_PIXELS
 from limla.codecs.decoding import decode_image
-from limla.errors import DataError
+from limla.errors import DataError, SettingsError
 from limla.manifest import FILE_NAME, SOURCE, read_manifest, verify_shards
 from limla.pictures.files import pillow_silenced, read_regular
 from limla.pictures.policies import read_pixels
@@ -68,15 +68,20 @@ class DrawnPhoto:
     width: int
 
 
-def find_photos(folder: Path) -> list[Photo]:
-    """Every photo of a folder, sorted; of a dataset's shards the originals.
+def find_photos(folder: Path, split: str | None = None) -> list[Photo]:
+    """Every photo of a folder, sorted; of a dataset's shards the originals, of one split or all.
 
-    Raises `DataError` when there is none, or a folder or shard cannot be read.
+    Raises `DataError` when there is none, or a folder or shard cannot be read, `SettingsError` for a split of a folder
+    of photos.
     """
     if (folder / SOURCE / FILE_NAME).is_file():
-        return _samples(folder / SOURCE)
+        return _samples(folder / SOURCE, split)
     if (folder / FILE_NAME).is_file():
-        return _samples(folder)
+        return _samples(folder, split)
+    if split is not None:
+        raise SettingsError(
+            f"{folder} has no split '{split}': it is no folder of shards; pack it with 'limla pack'"
+        )
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     unreadable: list[str] = []
@@ -89,10 +94,13 @@ def find_photos(folder: Path) -> list[Photo]:
     return [Photo(printable(name), folder / name) for name in names]
 
 
-def _samples(folder: Path) -> list[Photo]:
+def _samples(folder: Path, only: str | None) -> list[Photo]:
     manifest = read_manifest(folder)
     photos: list[Photo] = []
-    for split in manifest.splits():
+    splits = [split for split in manifest.splits() if only in (None, split)]
+    if not splits:
+        raise DataError(f"{folder}: its split '{only}' is empty; there: {', '.join(manifest.splits())}")
+    for split in splits:
         verify_shards(folder, manifest, split, contents=False)
         for shard in manifest.of_split(split):
             for key, extension, members in read_index(folder / shard.name):

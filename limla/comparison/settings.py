@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from limla.errors import SettingsError
+from limla.manifest import SPLITS
 from limla.statistics.rate_curves import FEWEST_POINTS
 
 
@@ -19,6 +20,8 @@ class CompareSettings:
         output_dir: where rows, tables and the page go; finished parts that are there are kept.
         codecs: texts as `limla.codecs.build_codec` takes them; None: all of the catalogue that can be built. The
             reference, JPEG with its own settings, is always among them.
+        split: of shards, the only one that photos are drawn from: a learned codec must not be judged on what it was
+            trained on. None: all.
         num_images: drawn from the folder; all where there are fewer.
         seed: of the draw.
         num_points: qualities of each codec, evenly spread over the logarithm of its rate; of the reference, about
@@ -31,6 +34,7 @@ class CompareSettings:
     folder: Path
     output_dir: Path
     codecs: tuple[str, ...] | None = None
+    split: str | None = None
     num_images: int = 24
     seed: int = 0
     num_points: int = 7
@@ -38,6 +42,8 @@ class CompareSettings:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        if self.split is not None and self.split not in SPLITS:
+            raise SettingsError(f"split '{self.split}' is unknown: choose {', '.join(SPLITS)}")
         if self.num_images < 1:
             raise SettingsError(f"{self.num_images} images: choose at least 1")
         if self.seed < 0:

@@ -81,7 +81,7 @@ def compare(settings: CompareSettings, progress: Progress = SILENT) -> CompareRe
     chosen, left_out = contenders(settings.codecs)
     for name, reason in left_out.items():
         progress.say(f"left out: {name}: {reason}")
-    photos, refused = draw(find_photos(settings.folder), settings.num_images, settings.seed)
+    photos, refused = draw(find_photos(settings.folder, settings.split), settings.num_images, settings.seed)
     for reason in refused:
         progress.say(f"passed over: {reason}")
     if len(photos) < settings.num_images:

@@ -196,6 +196,11 @@ def test_shards_hold_the_same_photos(photo_folder: Path, tmp_path: Path) -> None
     assert len(samples) == len(files) == 24
     assert {photo.read() for photo in samples} == {photo.read() for photo in files}
     assert find_photos(tmp_path / "source") == samples
+    parts = [find_photos(tmp_path, split) for split in ("train", "val", "test")]
+    assert sorted(photo.name for part in parts for photo in part) == [photo.name for photo in samples]
+    assert 0 < len(parts[2]) < len(samples)
+    with pytest.raises(SettingsError, match="no folder of shards"):
+        find_photos(photo_folder, "test")
     by_bytes = {photo.read(): photo for photo in files}
     for sample in samples[:3]:
         assert np.array_equal(sample.pixels(), by_bytes[sample.read()].pixels())
@@ -208,6 +213,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path) -> None:
         {"seed": -1},
         {"workers": 0},
         {"codecs": ()},
+        {"split": "tset"},
         {"rates_bpp": (2.0, 1.0)},
         {"rates_bpp": (0.0, 1.0)},
     ):
