@@ -26,6 +26,7 @@ from limla.cli.paths import DataFolder, LocalPath
     metavar="POINTS",
     help="The loss of accuracy you accept, in percentage points: 1, 0.5 …",
 )
+@click.option("--codec", help="Advise on this codec only; by default on every one evaluated.")
 @click.option("--split", help="Advise on this split only; by default on every split evaluated.")
 @click.option(
     "--csv", "csv_path", type=LocalPath(dir_okay=False), help="Also write a CSV file, a line per sentence."
@@ -35,6 +36,7 @@ def advise(
     results_dir: Path,
     data_dirs: tuple[Path, ...],
     margin: str,
+    codec: str | None,
     split: str | None,
     csv_path: Path | None,
     json_path: Path | None,
@@ -66,6 +68,10 @@ def advise(
         raise DataError(
             f"{results_dir}: nothing to advise on: no clean, undefended cell of a re-encoded variant"
         )
+    there = sorted({row.codec for row in rows})
+    rows = [row for row in rows if codec in (None, row.codec)]
+    if not rows:
+        raise DataError(f"{results_dir} holds nothing about codec '{codec}': choose {' or '.join(there)}")
     for evidence in chosen:
         for note in evidence.notes:
             click.echo(f"note: {note}", err=True)

@@ -27,6 +27,7 @@ _FOLDER = LocalPath(file_okay=False)
 @click.option(
     "--output-dir", type=_FOLDER, help="Models, rows and report. [default: out/<name of the dataset>]"
 )
+@click.option("--codec", help="Codec, with knobs as in jpeg:subsampling=444. [default: jpeg]")
 @click.option("--quality", "qualities", help="Qualities, e.g. 1,5,10-90:10. [default: 1,5,10,50,90]")
 @click.option("--model", "models", multiple=True, help="Model to train; may be given several times.")
 @click.option("--attack", "attacks", help="Attacks, comma-separated. [default: fgsm,pgd]")
@@ -54,14 +55,20 @@ def run(study_file: Path | None, **options: Any) -> None:
 
 def _study(study_file: Path | None, options: dict[str, Any]) -> tuple[Study, StudyFile]:
     from limla.cli.options import parse_qualities
+    from limla.codecs import codec_scale
     from limla.study import StudyFile, read_settings, study_from
 
     settings, file = read_settings(study_file) if study_file else ({}, StudyFile("options"))
     for name in ("raw", "data_dir", "output_dir", "image_size"):
         if options[name] is not None:
             settings[name] = options[name]
+    if options["codec"] is not None:
+        settings["codec"] = options["codec"]
     if options["qualities"] is not None:
-        settings["qualities"] = parse_qualities(options["qualities"])
+        codec = settings.get("codec", "jpeg")
+        if not isinstance(codec, str):
+            raise SettingsError(f"{file.at('codec')}: 'codec' is {codec!r}: expected a name")
+        settings["qualities"] = parse_qualities(options["qualities"], scale=codec_scale(codec))
     for name in ("models", "seeds"):
         if options[name]:
             settings[name] = options[name]

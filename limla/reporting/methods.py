@@ -16,6 +16,7 @@ from limla.analysis.comparisons import Comparison
 from limla.analysis.encodings import quality_order
 from limla.analysis.limits import DEFAULT_MARGIN
 from limla.analysis.subjects import STANDARD, UNKNOWN, Attack, Subject, eps_text
+from limla.codecs.matching import BPP
 from limla.plans import THREATS
 from limla.reporting.analysed import Analysed
 from limla.reporting.evidence import points_text
@@ -43,7 +44,21 @@ _THREATS = {
     "qualities [@athalye2018eot]",
 }
 _NOT_OF_THE_CODEC = ("codec", "quality", "measure", "seed", "source")
-_CODECS = {"jpeg": "JPEG [@wallace1992]"}
+_CODECS = {
+    "jpeg": "JPEG [@wallace1992]",
+    "jpeg-progressive": "progressive JPEG [@wallace1992]",
+    "jpeg2000": "JPEG 2000 [@taubman2002]",
+    "webp": "WebP [@rfc2024]",
+    "avif": "AVIF (AV1 [@han2021])",
+    "h264": "H.264 intra frames [@wiegand2003]",
+    "hevc": "HEVC intra frames [@sullivan2012]",
+    "av1": "AV1 intra frames [@han2021]",
+    "svd": "truncated singular value decompositions [@andrews1976]",
+    "lowrank": "quantization-free integer matrix factorization [@ashtari2024]",
+    "autoencoder": "a learned convolutional autoencoder with a binary code [@toderici2016]",
+    "png": "PNG, without loss",
+}
+_QP = ("h264", "hevc", "av1")
 _STEP = "alpha"
 _NORMS = {"linf": "L∞", "l2": "L2", "": "no norm"}
 
@@ -91,9 +106,7 @@ def _data(section: Section) -> str:
         if quality is not None:
             by_codec[codec].append(str(quality))
     originals = ["on the original files"] if any(quality is None for _, quality in section.variants) else []
-    encoded = [
-        f"re-encoded with {_CODECS.get(codec, codec)} at quality {_listed(q)}" for codec, q in by_codec.items()
-    ]
+    encoded = [f"re-encoded with {_codec_text(codec)} {_listed(q)}" for codec, q in by_codec.items()]
     if originals or encoded:
         text += f" Models were tested {_listed([*originals, *encoded])}."
     for codec in by_codec if section.data else ():
@@ -101,6 +114,16 @@ def _data(section: Section) -> str:
     if any(section.rate_bpp(variant) is not None for variant in section.variants):
         text += " Rates are bits per pixel measured on the files, headers included."
     return text
+
+
+def _codec_text(name: str) -> str:
+    """ "JPEG [@wallace1992] at quality"; what its number is where it is a rate."""
+    if name.endswith(BPP):
+        name = name.removesuffix(BPP)
+        return (
+            f"{_CODECS.get(name, name)}, each image at the quality nearest to a rate in 0.001 bits per pixel of"
+        )
+    return f"{_CODECS.get(name, name)} at {'QP' if name in _QP else 'quality'}"
 
 
 def _encoder(section: Section, codec: str) -> str:

@@ -6,6 +6,13 @@ from collections.abc import Iterable
 
 _WORKS: dict[str, tuple[str, str, str, str, str]] = {
     # key: (kind, author, title, venue field and value, year)
+    "andrews1976": (
+        "article",
+        "Andrews, Harry C. and Patterson, Claude L.",
+        "Singular value decompositions and digital image processing",
+        "IEEE Transactions on Acoustics, Speech, and Signal Processing 24(1), 26--53",
+        "1976",
+    ),
     "andriushchenko2020": (
         "inproceedings",
         "Andriushchenko, Maksym and Croce, Francesco and Flammarion, Nicolas and Hein, Matthias",
@@ -83,6 +90,13 @@ _WORKS: dict[str, tuple[str, str, str, str, str]] = {
         "International Conference on Machine Learning (ICML)",
         "2017",
     ),
+    "han2021": (
+        "article",
+        "Han, Jingning and others",
+        "A technical overview of AV1",
+        "Proceedings of the IEEE 109(9), 1435--1462",
+        "2021",
+    ),
     "holm1979": (
         "article",
         "Holm, Sture",
@@ -118,6 +132,20 @@ _WORKS: dict[str, tuple[str, str, str, str, str]] = {
         "The Annals of Applied Statistics",
         "2007",
     ),
+    "ashtari2024": (
+        "article",
+        "Ashtari, Pooya and others",
+        "Quantization-free lossy image compression using integer matrix factorization",
+        "arXiv:2408.12691",
+        "2024",
+    ),
+    "rfc2024": (
+        "techreport",
+        "Zern, James and Massimino, Pascal and Alakuijala, Jyrki",
+        "WebP image format",
+        "IETF, RFC 9649",
+        "2024",
+    ),
     "riba2020": (
         "inproceedings",
         "Riba, Edgar and Mishkin, Dmytro and Ponsa, Daniel and Rublee, Ethan and Bradski, Gary",
@@ -125,12 +153,33 @@ _WORKS: dict[str, tuple[str, str, str, str, str]] = {
         "IEEE Winter Conference on Applications of Computer Vision (WACV)",
         "2020",
     ),
+    "sullivan2012": (
+        "article",
+        "Sullivan, Gary J. and Ohm, Jens-Rainer and Han, Woo-Jin and Wiegand, Thomas",
+        "Overview of the High Efficiency Video Coding (HEVC) standard",
+        "IEEE Transactions on Circuits and Systems for Video Technology 22(12), 1649--1668",
+        "2012",
+    ),
     "tango1998": (
         "article",
         "Tango, Toshiro",
         "Equivalence test and confidence interval for the difference in proportions for the paired-sample design",
         "Statistics in Medicine",
         "1998",
+    ),
+    "taubman2002": (
+        "article",
+        "Taubman, David S. and Marcellin, Michael W.",
+        "JPEG2000: standard for interactive imaging",
+        "Proceedings of the IEEE 90(8), 1336--1357",
+        "2002",
+    ),
+    "toderici2016": (
+        "inproceedings",
+        "Toderici, George and others",
+        "Variable rate image compression with recurrent neural networks",
+        "International Conference on Learning Representations (ICLR)",
+        "2016",
     ),
     "wallace1992": (
         "article",
@@ -152,6 +201,13 @@ _WORKS: dict[str, tuple[str, str, str, str, str]] = {
         "Optimally weighted, fixed sequence and gatekeeper multiple testing procedures",
         "Journal of Statistical Planning and Inference",
         "2001",
+    ),
+    "wiegand2003": (
+        "article",
+        "Wiegand, Thomas and Sullivan, Gary J. and Bj{\\o}ntegaard, Gisle and Luthra, Ajay",
+        "Overview of the H.264/AVC video coding standard",
+        "IEEE Transactions on Circuits and Systems for Video Technology 13(7), 560--576",
+        "2003",
     ),
     "wilson1927": (
         "article",

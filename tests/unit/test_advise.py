@@ -49,6 +49,18 @@ def test_one_sentence_per_model_and_codec(results: Path, tmp_path: Path) -> None
     assert done.stderr == ""
 
 
+def test_one_codec_alone(results: Path) -> None:
+    store(results, 30, 290, test_codec="webp")
+    assert "webp" in type_in("advise", results).stdout
+    only = type_in("advise", results, "--codec", "webp")
+    assert only.exit_code == 0, only.stderr
+    assert "webp" in only.stdout
+    assert "jpeg" not in only.stdout
+    unknown = type_in("advise", results, "--codec", "avif")
+    assert unknown.exit_code == 2
+    assert "holds nothing about codec 'avif': choose jpeg or webp" in " ".join(unknown.stderr.split())
+
+
 def test_the_margin_is_in_points(results: Path) -> None:
     done = type_in("advise", results, "--margin", "15")
     assert done.exit_code == 0

@@ -14,7 +14,10 @@ from click.testing import CliRunner
 
 from limla.cli import limla
 from limla.manifest import read_manifest
+from limla.registry import CODECS
 from limla.reporting import report
+from limla.reporting.methods import _CODECS, _codec_text
+from limla.reporting.references import bibtex
 from limla.results import PredictionRow, write_predictions
 from tests.unit.reported import (
     NONE,
@@ -245,3 +248,14 @@ def test_targeted_success_stands_beside_the_other(tmp_path: Path) -> None:
     assert {row["metric"] for row in read_csv(tmp_path / "matrix.csv")} == {
         *("accuracy", "robust_accuracy", "attack_success_rate", "targeted_success_rate"),
     }
+
+
+def test_every_codec_of_the_catalogue_is_named_and_cited() -> None:
+    for name in CODECS.names():
+        text = _codec_text(name)
+        assert name in _CODECS, name
+        assert bibtex(re.findall(r"@([a-z]+\d{4}[a-z]*)", text)) or name == "png"
+    assert _codec_text("webp-bpp") == (
+        "WebP [@rfc2024], each image at the quality nearest to a rate in 0.001 bits per pixel of"
+    )
+    assert _codec_text("jepg") == "jepg at quality"
