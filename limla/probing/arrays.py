@@ -21,7 +21,7 @@ from limla.loaders.base import LoaderSettings, open_loader
 from limla.manifest import SOURCE, SPLITS
 from limla.metrics import rate_bpp
 from limla.paths import AnyPath
-from limla.probing.settings import PIXELS, BinaryCodes, CodesDecoder, ProbeInput
+from limla.probing.settings import PIXELS, BinaryCodes, ProbeInput
 from limla.probing.views import VIEWS_IN_TEST, VIEWS_IN_TRAINING, View, ViewGrid
 from limla.progress import Progress
 from limla.types import Image, Preprocessing
@@ -162,7 +162,7 @@ class InputStore:
         def encoded(index: int) -> list[_Encoded]:
             image = np.ascontiguousarray(images[index].transpose(1, 2, 0))
             cuts = [self._grid.cut(image, view) for view in self._drawn(samples.keys[index], split)]
-            return [self._file(image, quality), *(self._view(cut, quality) for cut in cuts)]
+            return [self._through_codec(part, quality) for part in (image, *cuts)]
 
         num_bytes: list[int] = []
         total = len(images)
@@ -184,26 +184,8 @@ class InputStore:
     def _drawn(self, key: str, split: str) -> tuple[View, ...]:
         return self._grid.draw(key, _NUM_VIEWS[split])
 
-    def _file(self, image: Image, quality: int) -> _Encoded:
-        """Through the codec's file; held to what views rely on."""
+    def _through_codec(self, image: Image, quality: int) -> _Encoded:
         data = self._codec.encode(image, quality)
-        pixels, codes = self._codec.decode(data), self._codes(image, quality)
-        if isinstance(self._codec, CodesDecoder) and not np.array_equal(
-            self._codec.from_codes(codes, *image.shape[:2]), pixels
-        ):
-            raise DataError(
-                f"codec '{self._codec.name}': its codes and its file do not decode to the same image"
-            )
-        return _Encoded(len(data), _planes(pixels), codes)
-
-    def _view(self, image: Image, quality: int) -> _Encoded:
-        """Nobody counts its bytes, so the bits are packed only where there is no other way back to pixels."""
-        codes = self._codes(image, quality)
-        if isinstance(self._codec, CodesDecoder):
-            return _Encoded(0, _planes(self._codec.from_codes(codes, *image.shape[:2])), codes)
-        return _Encoded(0, _planes(self._codec.decode(self._codec.encode(image, quality))), codes)
-
-    def _codes(self, image: Image, quality: int) -> Bytes:
         codes = _codes(self._codec, image, quality)
         side = image.shape[0] // self._grid.cell
         if codes.shape[1:] != (side, side):
@@ -211,7 +193,8 @@ class InputStore:
                 f"codec '{self._codec.name}' makes {codes.shape[1]} × {codes.shape[2]} codes of {image.shape[0]} × "
                 f"{image.shape[1]} pixels and needs {side} × {side}: its grid must not depend on the image"
             )
-        return codes
+        # from the file, not from the codes: it may say more than they do, as that a photo is gray
+        return _Encoded(len(data), _planes(self._codec.decode(data)), codes)
 
     @contextmanager
     def _writing(

@@ -37,15 +37,6 @@ class BinaryCodes(Protocol):
         ...
 
 
-@runtime_checkable
-class CodesDecoder(Protocol):
-    """What such a codec may offer besides: the image of its codes, without packing and unpacking their bits."""
-
-    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int) -> Image:
-        """The (height, width, 3) uint8 image of what `codes` gave: that of the file of the same image and quality."""
-        ...
-
-
 @dataclass(frozen=True)
 class ProbeInput:
     """What a model may see of an image.
