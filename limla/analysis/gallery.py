@@ -12,7 +12,8 @@ import numpy as np
 from limla.analysis.encodings import DataFolder, Variant
 from limla.analysis.flips import FlipRow
 from limla.codecs import build_codec
-from limla.codecs.decoding import decode_image
+from limla.codecs.base import Codec
+from limla.codecs.decoding import decode_image, is_learned, learned_codec
 from limla.errors import DataError
 from limla.loaders.resizing import center_planes
 from limla.manifest import local_shard, read_manifest, variant_name
@@ -23,14 +24,15 @@ from limla.types import Image, Preprocessing
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image member of a shard, as its bytes stand there."""
+    """An image member of a shard, as its bytes stand there; `codec` reads them where a learned one wrote them."""
 
     extension: str
     data: bytes
+    codec: Codec | None = None
 
     def pixels(self) -> Image:
         """Decoded, (H, W, 3) uint8."""
-        return decode_image(self.data, self.extension)
+        return decode_image(self.data, self.extension) if self.codec is None else self.codec.decode(self.data)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def encoded_images(folder: AnyPath, split: str, keys: Collection[str]) -> dict[s
     Opens only the shards that hold them. Raises `DataError` for a key that the split does not hold, and for shards
     that are missing or altered.
     """
-    shards = [shard for shard in read_manifest(folder).of_split(split) if shard.num_samples]
+    manifest = read_manifest(folder)
+    codec = learned_codec(manifest.codec, folder)
+    shards = [shard for shard in manifest.of_split(split) if shard.num_samples]
     wanted, found = set(keys), dict[str, EncodedImage]()
     for shard, index in zip(shards, read_indexes(folder, shards), strict=True):
         numbers = [number for number in range(len(index)) if index.key(number) in wanted]
@@ -61,7 +65,7 @@ def encoded_images(folder: AnyPath, split: str, keys: Collection[str]) -> dict[s
             for number in numbers:
                 extension = index.extension(number)
                 data = bytes(reader.member(number, extension))
-                found[index.key(number)] = EncodedImage(extension, data)
+                found[index.key(number)] = EncodedImage(extension, data, codec)
     missing = sorted(wanted - found.keys())
     if missing:
         raise DataError(
@@ -126,8 +130,11 @@ def _needed(rows: Iterable[FlipRow], data: DataFolder) -> dict[tuple[Variant, st
 
 
 def _through(row: FlipRow, image: Image) -> Image | None:
-    """The image as the defence gives it to the model; None for a quality that was drawn."""
-    if "+" in row.quality:
+    """The image as the defence gives it to the model; None for a quality that was drawn.
+
+    None too for a learned codec: its rows say which weights, not where they lie.
+    """
+    if "+" in row.quality or is_learned(row.codec):
         return None
     codec = build_codec(row.codec)
     return codec.decode(codec.encode(np.ascontiguousarray(image), int(row.quality)))

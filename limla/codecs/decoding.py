@@ -79,6 +79,12 @@ def extension_of(codec: str) -> str:
     return CODECS.load(name).extension if name in CODECS.plugs else ""
 
 
+def is_learned(text: str) -> bool:
+    """Whether a codec's text, or its label in rows, names a learned codec of the catalogue."""
+    name = text.partition(":")[0].removesuffix(BPP)
+    return name in CODECS.plugs and issubclass(CODECS.load(name), Learned)
+
+
 def learned_codec(name: str, folder: AnyPath) -> Codec | None:
     """The codec that reads a folder of shards written by a learned one, with the weights that lie there; else None.
 
@@ -88,11 +94,10 @@ def learned_codec(name: str, folder: AnyPath) -> Codec | None:
 
     Raises `DataError` where the weights are missing or damaged.
     """
-    plug = CODECS.load(name.removesuffix(BPP)) if name.removesuffix(BPP) in CODECS.plugs else None
-    if plug is None or not issubclass(plug, Learned):
+    if not is_learned(name):
         return None
     try:
-        return plug.from_weights(read_bytes(folder / WEIGHTS))
+        return CODECS.load(name.removesuffix(BPP)).from_weights(read_bytes(folder / WEIGHTS))
     except FileNotFoundError as error:
         raise DataError(
             f"{folder / WEIGHTS}: missing, and without its weights codec '{name}' reads nothing; remove the folder "

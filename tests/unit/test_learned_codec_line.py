@@ -1,0 +1,114 @@
+"""A learned codec through the whole line: its weights travel with its shards, and nothing reads them without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limla.analysis.gallery import encoded_images
+from limla.codecs import build_codec, codec_label
+from limla.codecs.base import WEIGHTS
+from limla.codecs.decoding import decode_image, learned_codec
+from limla.defences.codec import CodecDefence
+from limla.errors import DataError, SettingsError
+from limla.loaders.base import LoaderSettings, Reencoding, open_loader
+from limla.plans import DefencePlan, parse_defences
+from limla.reencoding import ReencodeSettings, reencode
+from limla.types import Preprocessing
+from tests.catalogue import KNOBS
+from tests.conftest import natural_like
+from tests.variants import member, write_variant
+
+TEXT = f"autoencoder:weights={KNOBS['autoencoder']['weights']}"
+SETTINGS = LoaderSettings(preprocessing=Preprocessing(image_size=16), batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learned")
+    write_variant(folder / "source", {"test": [[member(number, 40 + number, 50) for number in range(3)]]})
+    result = reencode(folder, ReencodeSettings(codec=TEXT, qualities=(8, 40), measure="all"))
+    assert result.made == ("autoencoder-q8", "autoencoder-q40")
+    return folder
+
+
+def test_its_weights_lie_beside_its_shards(data_dir: Path) -> None:
+    for variant in ("autoencoder-q8", "autoencoder-q40"):
+        assert (data_dir / variant / WEIGHTS).read_bytes() == Path(KNOBS["autoencoder"]["weights"]).read_bytes()
+    assert learned_codec("jpeg", data_dir / "source") is None
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "webdataset"])
+def test_loaders_read_it_as_the_codec_does(data_dir: Path, name: str) -> None:
+    loader = open_loader(name, [data_dir / "autoencoder-q40"], "test", SETTINGS)
+    keys = [key for batch in loader for key in batch.keys]
+    loader.close()
+    assert len(keys) == 3
+    codec = build_codec(TEXT)
+    images = encoded_images(data_dir / "autoencoder-q40", "test", keys)
+    for image in images.values():
+        assert np.array_equal(image.pixels(), codec.decode(image.data))
+        with pytest.raises(
+            DataError, match="learned codec 'autoencoder', which is read with its weights alone"
+        ):
+            decode_image(image.data, image.extension)
+
+
+def test_mixed_with_the_originals(data_dir: Path) -> None:
+    loader = open_loader("cpu", [data_dir / "source", data_dir / "autoencoder-q8"], "test", SETTINGS)
+    assert sum(len(batch.keys) for batch in loader) == 6
+    loader.close()
+
+
+def test_dali_refuses_it_before_any_work(data_dir: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    with pytest.raises(SettingsError, match="cpu"):
+        open_loader("dali", [data_dir / "autoencoder-q8"], "test", SETTINGS)
+
+
+def test_drawn_qualities_and_defences_take_its_weights(data_dir: Path) -> None:
+    settings = LoaderSettings(SETTINGS.preprocessing, 2, reencoding=Reencoding(TEXT, (8, 40)))
+    loader = open_loader("cpu", [data_dir / "source"], "test", settings)
+    assert sum(len(batch.keys) for batch in loader) == 3
+    loader.close()
+
+    (plan,) = parse_defences(f"{TEXT}:40", ("static",))
+    assert (plan.codec, plan.qualities) == (TEXT, (40,))
+    import torch
+
+    image = natural_like(32, 32)
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    defended = CodecDefence(plan).apply(batch, seed=0)
+    codec = build_codec(TEXT)
+    expected = codec.decode(codec.encode(image, 40))
+    assert np.array_equal((defended.images[0].permute(1, 2, 0) * 255).round().byte().numpy(), expected)
+    with pytest.raises(SettingsError, match="choose bpda"):
+        DefencePlan(TEXT, (40,), ("differentiable",))
+
+
+def test_rows_name_the_weights_by_their_contents(tmp_path: Path) -> None:
+    label = codec_label(TEXT)
+    assert label == f"autoencoder:weights={build_codec(TEXT).settings()['weights']}"
+    copy = tmp_path / "elsewhere.bin"
+    copy.write_bytes(Path(KNOBS["autoencoder"]["weights"]).read_bytes())
+    assert codec_label(f"autoencoder:weights={copy}") == label
+
+
+def test_lost_weights_are_said_and_put_back(data_dir: Path, tmp_path: Path) -> None:
+    from shutil import copytree
+
+    folder = copytree(data_dir, tmp_path / "copy")
+    lost = folder / "autoencoder-q8" / WEIGHTS
+    lost.unlink()
+    with pytest.raises(DataError, match=f"{WEIGHTS}: missing, and without its weights codec 'autoencoder'"):
+        open_loader("cpu", [folder / "autoencoder-q8"], "test", SETTINGS)
+    result = reencode(folder, ReencodeSettings(codec=TEXT, qualities=(8,), measure="all"))
+    assert result.made == ("autoencoder-q8",)
+    assert lost.read_bytes() == (data_dir / "autoencoder-q8" / WEIGHTS).read_bytes()
+
+
+def test_without_weights_it_says_how_to_get_them() -> None:
+    with pytest.raises(SettingsError, match="limla codec train"):
+        ReencodeSettings(codec="autoencoder", qualities=(8,))
