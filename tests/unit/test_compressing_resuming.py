@@ -19,7 +19,7 @@ import pytest
 from limla.compressing import CompressSettings, compress
 from limla.engines.local import LocalEngine
 from limla.engines.spark_context import check_java
-from limla.errors import LimlaError, SettingsError
+from limla.errors import DataError, LimlaError, SettingsError
 from limla.trees import conversion as trees_conversion
 from tests.listening import Listening
 from tests.unit.photos import photo, type_in
@@ -264,3 +264,18 @@ def test_spark_makes_the_same_bytes(pictures: Path, whole: dict[str, bytes], tmp
     assert process.returncode == 2, error
     assert b"1 of 60 files refused" in error
     assert tree(tmp_path / "out") == whole
+
+
+def test_damaged_records_are_said(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    photo(raw / "a.jpg")
+    compress(raw, out, PNG)
+    table = (out / "limla-compress.csv").read_text()
+    for text in ("source,what\na,b\n", table.replace(",24,", ",many,"), table + "a,b,c,d,e,f,g,h,i,j,k\n"):
+        (out / "limla-compress.csv").write_text(text)
+        with pytest.raises(DataError, match=r"limla-compress\.csv: damaged .*; remove it, and run this again"):
+            compress(raw, out, PNG)
+    (out / "limla-compress.csv").unlink()
+    (out / "limla-compress.json").write_text("{}")
+    with pytest.raises(DataError, match=r"limla-compress\.json: damaged"):
+        compress(raw, out, PNG)
