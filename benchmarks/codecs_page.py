@@ -54,7 +54,7 @@ def _differences(data: dict[str, Any]) -> str:
             _value(row.image_bd_rate_percent, row.image_bd_rate_low, row.image_bd_rate_high, 1),
             "–" if row.psnr_low_db is None else f"{row.psnr_low_db:.1f} to {row.psnr_high_db:.1f}",
             _value(row.bd_psnr_db, row.bd_psnr_low, row.bd_psnr_high, 2),
-            better_text(row, crossings) + (f" ({row.reason})" if row.reason else ""),
+            "; ".join(part for part in (better_text(row, crossings), row.reason) if part),
         ]
         for row in (CodecDifference(**found) for found in data["differences"])
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,25 +152,22 @@ def _styles(means: Sequence[QualityMean]) -> dict[str, Style]:
 def _difference_table(
     differences: Sequence[CodecDifference], crossings: Sequence[Crossing]
 ) -> ShownTable | None:
-    has_reason = any(row.reason for row in differences)
     rows = [
         (
-            row.codec,
+            _breakable(row.codec),
             _with_bounds(row.bd_rate_percent, row.bd_rate_low, row.bd_rate_high, 1),
             _range(row.psnr_low_db, row.psnr_high_db, 1),
             _with_bounds(row.image_bd_rate_percent, row.image_bd_rate_low, row.image_bd_rate_high, 1),
             f"{row.num_compared} of {row.num_images}",
             _with_bounds(row.bd_psnr_db, row.bd_psnr_low, row.bd_psnr_high, 2),
             _range(row.rate_low_bpp, row.rate_high_bpp, 3),
-            better_text(row, crossings),
-            *((row.reason,) if has_reason else ()),
+            "; ".join(part for part in (better_text(row, crossings), row.reason) if part),
         )
         for row in differences
     ]
     columns = [
         "Codec", Column("BD-rate %"), Column("over dB"), Column("mean of photos’ BD-rates %"),
         Column("photos compared"), Column("BD-PSNR dB"), Column("over bpp"), "has more PSNR",
-        *(("why missing",) if has_reason else ()),
     ]  # fmt: skip
     caption = (
         f"Against {REFERENCE}: below 0, fewer bits at equal PSNR; above 0 dB, more PSNR at equal bits. Brackets: 95% "
@@ -178,10 +176,15 @@ def _difference_table(
     return shown_table(caption, columns, rows, f"{DIFFERENCES}.csv")
 
 
+def _breakable(label: str) -> str:
+    """A label that may go on in the next line after ":", "=" and ","."""
+    return re.sub("([:=,])", "\\1\u200b", label)
+
+
 def better_text(row: CodecDifference, crossings: Sequence[Crossing]) -> str:
-    """Where the codec has more PSNR than the reference: "at all rates", "at 18%: below 0.391 bpp"."""
+    """Where the codec has more PSNR than the reference: "at all rates", "at 18%: below 0.391 bpp"; "" unknown."""
     if row.better_share is None:
-        return "–"
+        return ""
     crossed = [crossing for crossing in crossings if crossing.codec == row.codec]
     if not crossed:
         return "at all rates" if row.better_share > 0.5 else "at no rate"
@@ -203,7 +206,7 @@ def _range(low: float | None, high: float | None, digits: int) -> str:
 def _mean_table(means: Sequence[QualityMean]) -> ShownTable | None:
     rows = [
         (
-            row.codec,
+            _breakable(row.codec),
             str(row.quality),
             number(row.mean_rate_bpp, 3),
             number(row.mean_psnr_db) + (f" ({row.num_identical} identical)" if row.num_identical else ""),
@@ -232,7 +235,7 @@ def _mean_table(means: Sequence[QualityMean]) -> ShownTable | None:
 def _codec_table(chosen: Sequence[Contender]) -> ShownTable | None:
     rows = [
         (
-            contender.label,
+            _breakable(contender.label),
             contender.codec.scale.knob,
             ", ".join(f"{name} {value}" for name, value in contender.codec.settings().items()),
             contender.codec.version(),
