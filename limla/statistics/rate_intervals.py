@@ -89,8 +89,13 @@ def bd_interval(
         interval = Interval(math.nan, math.nan)
         if value is not None and refused <= MOST_REFUSED:
             known = np.array([each for each in values if each is not None], np.float64)
+            is_rate = name == "bd_rate_percent"
+            if is_rate:  # as a logarithm, in which it is a mean difference: no end can fall below -100%
+                value, known = math.log1p(value / 100), np.log1p(known / 100)
             parts = _seed_parts(curves, means[is_known], known, groups)
             interval = _interval(value, known, parts, confidence, np.random.default_rng(seed))
+            if is_rate:
+                interval = Interval(*(100 * math.expm1(end) for end in (interval.low, interval.high)))
         found[name] = interval, refused
     (rate, refused_rate), (score, refused_score) = found.values()
     return BdInterval(result, rate, score, refused_rate, refused_score)
