@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limla.codecs.autoencoder_code import Codes
-from limla.codecs.autoencoder_network import BLOCK, NUM_QUALITIES, Numbers, grid_shape
+from limla.codecs.autoencoder_network import BLOCK, NUM_QUALITIES, Numbers, grid_shape, is_gray, without_colour
 from limla.codecs.autoencoder_weights import MOST_BYTES, Weights, read_weights
 from limla.codecs.base import QualityScale, check_decoded_size, check_image
 from limla.codecs.blas import one_blas_thread
@@ -111,8 +111,7 @@ class AutoencoderCodec:
         return [found[quality] for quality in qualities]
 
     def _file(self, image: Image, digits: Codes, quality: int) -> bytes:
-        is_gray = np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 1], image[..., 2])
-        kind = bytes((quality + _GRAY * is_gray,))
+        kind = bytes((quality + _GRAY * is_gray(image),))
         body = b"".join((self._weights.digest[:_MARK_BYTES], kind, self._weights.code.write(digits)))
         height, width = image.shape[:2]
         return write_container(self.name, height, width, body)
@@ -137,9 +136,7 @@ class AutoencoderCodec:
         except AssertionError as error:  # constriction's word for bits that no encoder writes
             raise DataError("an autoencoder file whose code is damaged") from error
         image = self._image(digits, quality, contents.height, contents.width)
-        if body[_MARK_BYTES] & _GRAY:
-            image[...] = ((image.sum(axis=2, dtype=np.uint16) + 1) // 3).astype(np.uint8)[..., None]
-        return image
+        return without_colour(image) if body[_MARK_BYTES] & _GRAY else image
 
     def codes(self, image: Image, quality: int) -> npt.NDArray[np.uint8]:
         """The binary codes of an (H, W, 3) uint8 image: (bits, ceil(H / 8), ceil(W / 8)) uint8, 0 or 1.
@@ -152,8 +149,11 @@ class AutoencoderCodec:
         digits = self._digits(image, quality)
         return np.stack([digits != 0, digits > 0], axis=1).reshape(-1, *digits.shape[1:]).astype(np.uint8)
 
-    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int) -> Image:
-        """The (height, width, 3) uint8 image of what `codes` gave; raises `DataError` for what it cannot have given."""
+    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> Image:
+        """The (height, width, 3) uint8 image of what `codes` gave; raises `DataError` for what it cannot have given.
+
+        `gray`: the image had no colour, which its file says and its codes do not; then neither has this one.
+        """
         check_decoded_size(height, width)
         lengths = self._weights.code.lengths
         quality = int(np.searchsorted(lengths, codes.shape[0] // 2))
@@ -165,7 +165,8 @@ class AutoencoderCodec:
         if codes.max() > 1 or (codes[1::2] > codes[::2]).any():
             raise DataError("codes that no encoder writes: each is 0 or 1, and a digit of 0 has no sign")
         other, positive = codes[::2].astype(np.int8), codes[1::2].astype(np.int8)
-        return self._image(other * (2 * positive - 1), quality, height, width)
+        image = self._image(other * (2 * positive - 1), quality, height, width)
+        return without_colour(image) if gray else image
 
     def settings(self) -> dict[str, str | int | bool]:
         """The weights, by their contents."""

@@ -53,6 +53,17 @@ KERNELS = {
 """Layer → side of its kernel."""
 
 
+def is_gray(image: Image) -> bool:
+    """Whether an (H, W, 3) image has no colour."""
+    return np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 1], image[..., 2])
+
+
+def without_colour(image: Image) -> Image:
+    """An (H, W, 3) uint8 image whose channels are the mean of the three; in place."""
+    image[...] = ((image.sum(axis=2, dtype=np.uint16) + 1) // 3).astype(np.uint8)[..., None]
+    return image
+
+
 def grid_shape(height: int, width: int) -> tuple[int, int]:
     """(rows, columns) of code positions of an image."""
     return -(-height // BLOCK), -(-width // BLOCK)

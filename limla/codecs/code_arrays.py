@@ -8,6 +8,7 @@ Its members, which `numpy.load` reads without pickle:
     bits     whole number, of a code position
     keys     (N,) text
     sides    (N, 4) int64: rows and columns of the grid of codes, height and width of the image
+    gray     (N,) uint8, 1 where the image has no colour
     codes    uint8: the images' codes one after another, each (bits, rows, columns) in C order, 8 to a byte as
              `numpy.packbits` packs them, from a whole byte on
 
@@ -36,7 +37,7 @@ from limla.storage import read_bytes
 from limla.types import Image
 
 FORMAT = "limla-codes-1"
-_MEMBERS = ("format", "weights", "quality", "bits", "keys", "sides", "codes")
+_MEMBERS = ("format", "weights", "quality", "bits", "keys", "sides", "gray", "codes")
 _MOST_BITS = 2048
 
 
@@ -47,7 +48,7 @@ class CodesCodec(Protocol):
         """(bits, rows, columns) uint8, 0 or 1."""
         ...
 
-    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int) -> Image:
+    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> Image:
         """The image."""
         ...
 
@@ -57,18 +58,20 @@ class CodesCodec(Protocol):
 
 
 class CodedImage(NamedTuple):
-    """One picture: codes (bits, rows, columns) uint8, 0 or 1, of a `height` × `width` image."""
+    """One picture: codes (bits, rows, columns) uint8, 0 or 1, of a `height` × `width` image; `gray`: without colour."""
 
     key: str
     codes: npt.NDArray[np.uint8]
     height: int
     width: int
+    gray: bool
 
 
 class _Packed(NamedTuple):
     key: str
     height: int
     width: int
+    gray: bool
     data: npt.NDArray[np.uint8]
 
 
@@ -93,10 +96,10 @@ class CodeArrays:
         bits = len(codec.codes(np.zeros((1, 1, 3), np.uint8), quality))
         return cls(str(codec.settings()["weights"]), quality, bits, [])
 
-    def add(self, key: str, codes: npt.NDArray[np.uint8], height: int, width: int) -> None:
+    def add(self, key: str, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> None:
         """Add the codes that the codec gave for a picture at `quality`."""
         assert codes.shape == (self.bits, *grid_shape(height, width)), codes.shape
-        self._images.append(_Packed(key, height, width, np.packbits(codes)))
+        self._images.append(_Packed(key, height, width, gray, np.packbits(codes)))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -105,7 +108,7 @@ class CodeArrays:
         for image in self._images:
             shape = (self.bits, *grid_shape(image.height, image.width))
             codes = np.unpackbits(image.data, count=int(np.prod(shape))).reshape(shape)
-            yield CodedImage(image.key, codes, image.height, image.width)
+            yield CodedImage(image.key, codes, image.height, image.width, image.gray)
 
     def check_codec(self, codec: CodesCodec) -> None:
         """Raise `DataError` unless these are codes of that codec's weights."""
@@ -127,6 +130,7 @@ class CodeArrays:
             bits=np.int64(self.bits),
             keys=np.array([image.key for image in self._images], dtype=np.str_),
             sides=np.array(sides, np.int64).reshape(-1, 4),
+            gray=np.array([image.gray for image in self._images], np.uint8),
             codes=np.concatenate([np.zeros(0, np.uint8), *(image.data for image in self._images)]),
         )
         return file.getvalue()
@@ -159,15 +163,20 @@ class CodeArrays:
                 or sides.dtype != np.int64
             ):
                 raise ValueError("its keys and sides do not belong together")
+            gray = members["gray"]
+            if gray.shape != keys.shape or gray.dtype != np.uint8 or gray.max(initial=0) > 1:
+                raise ValueError("it does not say which images are gray")
             if codes.ndim != 1 or codes.dtype != np.uint8 or not 1 <= bits <= _MOST_BITS:
                 raise ValueError("its codes are no bytes")
             images, start = [], 0
-            for key, (rows, columns, height, width) in zip(keys.tolist(), sides.tolist(), strict=True):
+            for key, (rows, columns, height, width), is_gray in zip(
+                keys.tolist(), sides.tolist(), gray.tolist(), strict=True
+            ):
                 check_decoded_size(height, width)
                 if (rows, columns) != grid_shape(height, width):
                     raise ValueError(f"'{key[:40]}' has a grid of another size than its image's")
                 end = start + -(-bits * rows * columns // 8)
-                images.append(_Packed(key, height, width, codes[start:end]))
+                images.append(_Packed(key, height, width, bool(is_gray), codes[start:end]))
                 start = end
             if start != len(codes):
                 raise ValueError(f"it holds {len(codes)} bytes of codes instead of {start}")

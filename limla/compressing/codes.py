@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limla.codecs import build_codec
+from limla.codecs.autoencoder_network import is_gray
 from limla.codecs.base import MAX_PIXELS
 from limla.codecs.code_arrays import CodeArrays
 from limla.compressing.compress import CompressSettings
@@ -72,6 +73,7 @@ class _Coded(NamedTuple):
     shape: tuple[int, ...]
     height: int
     width: int
+    gray: bool
 
     def codes(self) -> npt.NDArray[np.uint8]:
         return np.unpackbits(self.packed, count=int(np.prod(self.shape))).reshape(self.shape)
@@ -99,11 +101,12 @@ class _ToCodes:
             with pixels_in_turn(data, MAX_PIXELS, convert_profiles=True) as image:
                 codes = self.codec.codes(image, self.quality)
                 height, width = image.shape[:2]
+                gray = is_gray(image)
         except LimlaError as error:
             return Refused(source.path, " ".join(str(error).split()))
         folder, slash, _ = source.path.rpartition("/")
         key = f"{folder}{slash}{stem_and_suffix(source.path)[0]}"
-        return _Coded(key, np.packbits(codes), codes.shape, height, width)
+        return _Coded(key, np.packbits(codes), codes.shape, height, width, gray)
 
 
 def compress_to_codes(
@@ -142,7 +145,7 @@ def compress_to_codes(
                 refused.append(result)
                 progress.say(f"{printable(result.path)}: {result.reason}")
             else:
-                arrays.add(result.key, result.codes(), result.height, result.width)
+                arrays.add(result.key, result.codes(), result.height, result.width, result.gray)
                 pixels += result.height * result.width
     quarantine = file.with_name(f"{file.name}.quarantine.jsonl")
     if refused:
@@ -186,7 +189,7 @@ class _FromCodes:
         """Decode one picture's codes."""
         del data
         coded = self.images[source]
-        image = self.codec.from_codes(coded.codes(), coded.height, coded.width)
+        image = self.codec.from_codes(coded.codes(), coded.height, coded.width, coded.gray)
         (name,) = self.names(source, {})
         write(name, write_pixels(image, self.format))
         return {"file": name, "height": coded.height, "width": coded.width, "note": ""}
@@ -214,11 +217,11 @@ def decompress_codes(
     codec: Any = CODECS.load(_CODEC).from_weights(read_regular(settings.weights))
     arrays.check_codec(codec)
     images: dict[str, _Coded] = {}
-    for key, codes, height, width in arrays:
+    for key, codes, height, width, gray in arrays:
         _check_key(file, key)
         if key in images:
             raise DataError(f"{file}: '{printable(key)}' is in it twice")
-        images[key] = _Coded(key, np.packbits(codes), codes.shape, height, width)
+        images[key] = _Coded(key, np.packbits(codes), codes.shape, height, width, gray)
     if not images:
         raise DataError(f"{file}: no codes in it")
     if folder.exists() and not folder.is_dir():

@@ -63,6 +63,19 @@ def test_there_and_back(pictures: Path, tmp_path: Path) -> None:
     assert decompress_codes(file, out, BACK).num_made == 1
 
 
+def test_gray_pictures_stay_gray(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    gray = np.repeat(natural_like(24, 32, seed=3)[..., :1], 3, axis=2)
+    PIL.Image.fromarray(gray).save(tmp_path / "in" / "gray.png")
+    compress_to_codes(tmp_path / "in", tmp_path / "codes.npz", CompressSettings(CODEC, 20))
+    assert [image.gray for image in CodeArrays.read(tmp_path / "codes.npz")] == [True]
+    decompress_codes(tmp_path / "codes.npz", tmp_path / "out", BACK)
+    codec = build_codec(CODEC)
+    made = np.asarray(PIL.Image.open(tmp_path / "out" / "gray.png"))
+    assert np.array_equal(made, codec.decode(codec.encode(gray, 20)))
+    assert np.ptp(made, axis=2).max() == 0
+
+
 def test_bytes_do_not_depend_on_the_workers(pictures: Path, tmp_path: Path) -> None:
     for workers in (1, 9):
         compress_to_codes(
