@@ -18,7 +18,6 @@ from limla.errors import LimlaError, ProcessLostError, SettingsError
 COMMANDS = {
     "pack": "limla.cli.pack:pack",
     "reencode": "limla.cli.reencode:reencode",
-    "codec": "limla.cli.codec:codec",
     "codecs": "limla.cli.codecs:codecs",
     "export": "limla.cli.export:export",
     "verify": "limla.cli.verify:verify",
@@ -40,6 +39,8 @@ COMMANDS = {
     "doctor": "limla.cli.doctor:doctor",
 }
 """Command name → "module:attribute", in the order of the work."""
+ALIASES = {"codec": "codecs"}
+"""`limla codec train` reads better than `limla codecs train`."""
 
 
 class LimlaCommand(click.Command):
@@ -152,22 +153,33 @@ class _Interrupted(_OneLine):
     exit_code = 130
 
 
-class _LazyGroup(click.Group):
-    """A group that imports a command's module when it is named or listed."""
+class LazyGroup(click.Group):
+    """A group that imports a command's module when it is named or listed.
+
+    Attributes:
+        table: command name → "module:attribute", in the order of the help.
+        aliases: other names, which the help leaves out → name.
+    """
+
+    table: ClassVar[dict[str, str]] = COMMANDS
+    aliases: ClassVar[dict[str, str]] = ALIASES
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names in the order of the table."""
         del ctx
-        return list(COMMANDS)
+        return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None for a name that is unknown."""
         del ctx
-        if cmd_name not in COMMANDS:
+        place = self.table.get(self.aliases.get(cmd_name, cmd_name))
+        if place is None:
             return None
-        module_name, attribute = COMMANDS[cmd_name].split(":")
+        module_name, attribute = place.split(":")
         return getattr(importlib.import_module(module_name), attribute)
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="limla")
 def limla() -> None:
     """How far can images be compressed before a model suffers, and what does compression do to attacks?

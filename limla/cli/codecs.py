@@ -1,13 +1,13 @@
-"""`limla codecs compare|list`: what the codecs are, and what each costs and loses."""
+"""`limla codecs`, and its commands compare and list: what the codecs are, and what each costs and loses."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import click
 
-from limla.cli import LimlaCommand
+from limla.cli import LazyGroup, LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.paths import LocalPath
 
@@ -15,12 +15,24 @@ if TYPE_CHECKING:
     from limla.comparison import CompareResult
 
 
-@click.group("codecs", short_help="Rate and distortion of every codec: compare, list.")
+class _CodecsGroup(LazyGroup):
+    table: ClassVar[dict[str, str]] = {
+        "list": "limla.cli.codecs:list_codecs",
+        "compare": "limla.cli.codecs:compare",
+        "train": "limla.cli.codec_train:train",
+        "probe": "limla.cli.codec_probe:probe",
+    }
+    aliases: ClassVar[dict[str, str]] = {}
+
+
+@click.group("codecs", short_help="List, compare, train and probe codecs.", cls=_CodecsGroup)
 def codecs() -> None:
-    """The codecs of the catalogue, and how they compare on your photos (docs/codecs.md)."""
+    """The codecs of the catalogue: what they are, how they compare on your photos (docs/codecs.md), and one that learns
+    from them (docs/learned-codec.md). `limla codec` is the same.
+    """
 
 
-@codecs.command("compare", short_help="Rate, distortion and speed of each codec.", cls=LimlaCommand)
+@click.command("compare", short_help="Rate, distortion and speed of each codec.", cls=LimlaCommand)
 @click.argument("folder", type=LocalPath())
 @click.option(
     "--codecs",
@@ -122,7 +134,7 @@ def _show(result: CompareResult) -> None:
     click.echo(result.page)
 
 
-@codecs.command("list", short_help="Names, knobs, settings, versions.", cls=LimlaCommand)
+@click.command("list", short_help="Names, knobs, settings, versions.", cls=LimlaCommand)
 def list_codecs() -> None:
     """Every codec: its quality and range, file, settings, version, and what decodes or is missing."""
     from limla.codecs import build_codec

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import PlainValidator
 
-from limla.codecs import at_rate, build_codec, codec_label, codec_name, codec_scale
-from limla.codecs.matching import THOUSANDTHS
+from limla.codecs import codec_label
 from limla.errors import SettingsError
 from limla.files import content_id
 from limla.manifest import SOURCE, variant_name
 from limla.paths import AnyPath, open_folder
 from limla.plans import AttackPlan, DefencePlan
 from limla.registry import ENGINES, LOADERS
+from limla.study.codecs import STRICT, CodecPlan, Variant
 from limla.study.lines import EntryError, about_entry
 from limla.types import Preprocessing
-
-Variant: TypeAlias = tuple[str, int | None]
-"""(codec, quality); ("source", None) for the originals."""
 
 
 def _data_folder(value: Any) -> AnyPath:
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 else:
     DataFolder = Annotated[Any, PlainValidator(_data_folder)]
 
-_STRICT: dict[str, Any] = {"extra": "forbid"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -51,7 +47,7 @@ class DatasetPlan:
         name: of the dataset; "" takes it from the folder.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     data_dir: DataFolder | None = None
     raw: Path | None = None
@@ -80,85 +76,13 @@ class DatasetPlan:
 
 
 @dataclass(frozen=True)
-class CodecPlan:
-    """A codec and the qualities to re-encode at.
-
-    Attributes:
-        codec: of the catalogue, with knobs as in "jpeg:subsampling=444".
-        qualities: on its scale.
-        bpp: rates instead, in bits per pixel: each image at the quality that comes nearest to it; the codec is then
-            its twin "jpeg-bpp", whose qualities are thousandths of a bit per pixel.
-        subsampling: of chroma; None leaves it to the codec.
-        weights: file of a learned codec.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
-
-    codec: str = "jpeg"
-    qualities: tuple[int, ...] = (1, 5, 10, 50, 90)
-    subsampling: str | None = None
-    weights: Path | None = None
-    bpp: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.bpp:
-            self._take_rates()
-        with about_entry("codec"):
-            scale = codec_scale(self.codec)
-        with about_entry("qualities"):
-            for quality in self.qualities:
-                scale.check(quality)
-            if not self.qualities:
-                raise SettingsError("models, seeds and qualities must each name at least one")
-            if len(set(self.qualities)) < len(self.qualities):
-                raise SettingsError("qualities names an entry twice: name each once")
-
-        for knob in ("subsampling", "weights"):
-            if (value := getattr(self, knob)) is not None:
-                with about_entry(knob):
-                    build_codec(self.codec, **{knob: str(value)})
-        with about_entry("codec"):
-            build_codec(self.text)
-
-    def _take_rates(self) -> None:
-        with about_entry("bpp"):
-            if self.qualities != CodecPlan.qualities:
-                raise SettingsError("qualities and bpp are two ways to say how small: keep one")
-            rates = [round(THOUSANDTHS * rate) for rate in self.bpp]
-        object.__setattr__(self, "qualities", tuple(rates))
-        with about_entry("codec"):
-            object.__setattr__(self, "codec", at_rate(self.codec))
-
-    @property
-    def name(self) -> str:
-        """The codec's, as in folders and rows."""
-        return codec_name(self.codec)
-
-    @property
-    def text(self) -> str:
-        """The codec with all its knobs, as the command line writes it."""
-        knobs = [
-            f"{knob}={value}"
-            for knob in ("subsampling", "weights")
-            if (value := getattr(self, knob)) is not None
-        ]
-        before = f"{self.codec}{',' if ':' in self.codec else ':'}" if knobs else self.codec
-        return before + ",".join(knobs)
-
-    @property
-    def variants(self) -> tuple[Variant, ...]:
-        """In the order given."""
-        return tuple((self.name, quality) for quality in self.qualities)
-
-
-@dataclass(frozen=True)
 class SplitPlan:
     """Shares of each class, which must sum to 1; used only when `raw` is not split already.
 
     `val_from_train` is only for a `raw` that is: the share of train that becomes val when there is no val folder.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     train: float = 0.8
     val: float = 0.1
@@ -179,7 +103,7 @@ class TrainingPlan:
             "" without.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     epochs: int = 50
     batch_size: int = 32
@@ -252,7 +176,7 @@ class EvaluationPlan:
             then compression.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {**_STRICT, "arbitrary_types_allowed": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {**STRICT, "arbitrary_types_allowed": True}
 
     attacks: tuple[str | AttackPlan, ...] = ("fgsm", "pgd")
     eps: tuple[float, ...] = (8 / 255,)
@@ -285,7 +209,7 @@ class Study:
         margin: the loss of accuracy that is still acceptable, in percentage points.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     datasets: tuple[DatasetPlan, ...]
     output_dir: Path

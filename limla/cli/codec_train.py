@@ -1,8 +1,7 @@
-"""`limla codec`: the learned codec."""
+"""`limla codec train`: the learned codec on your own photos."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import click
@@ -10,27 +9,6 @@ import click
 from limla.cli import LimlaCommand
 from limla.cli.console import ConsoleProgress
 from limla.cli.paths import DataFolder, LocalPath
-
-COMMANDS = {"train": "limla.cli.codec:train", "probe": "limla.cli.codec_probe:probe"}
-"""Subcommand → "module:attribute", imported when it is named or listed."""
-
-
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        module_name, attribute = COMMANDS[cmd_name].split(":")
-        return getattr(importlib.import_module(module_name), attribute)
-
-
-@click.group("codec", short_help="Train a codec on your own photos; probe its codes.", cls=_LazyGroup)
-def codec() -> None:
-    """The codec `autoencoder`, which learns from a dataset."""
 
 
 @click.command("train", short_help="Train the codec autoencoder.", cls=LimlaCommand)
