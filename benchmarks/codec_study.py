@@ -8,7 +8,6 @@ Every step goes on where it was interrupted. `benchmarks/pages.py` makes a secti
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from robustness import model_seconds
 
 from limla.analysis.encodings import DataFolder, read_data_folders
 from limla.analysis.limits import sentence
@@ -119,14 +119,6 @@ def _codecs(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _model_seconds(study: Study) -> float:
-    total = 0.0
-    for path in (study.output_dir / "models").glob("*/history.csv"):
-        with path.open(encoding="utf-8", newline="") as file:
-            total += sum(float(row["seconds"]) for row in csv.DictReader(file))
-    return round(total, 1)
-
-
 @click.command()
 @click.argument("study_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--collect", "only_collect", is_flag=True, help="Run nothing: read the finished study again.")
@@ -152,7 +144,7 @@ def main(study_file: Path, only_collect: bool, output: Path) -> None:
             "margin_points": study.margin,
             "num_samples": {split: manifest.num_samples(split) for split in manifest.splits()},
             "num_cells": sum(1 for _ in (study.results_dir / PREDICTIONS).glob("*.parquet")),
-            "seconds_training": _model_seconds(study),
+            "seconds_training": model_seconds(study),
             "codecs": _codecs(study),
             "learned": [
                 json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8")) for path in weights

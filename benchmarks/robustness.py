@@ -98,7 +98,8 @@ def _found(study: Study) -> dict[str, Any]:
     }
 
 
-def _model_seconds(study: Study) -> float:
+def model_seconds(study: Study) -> float:
+    """How long the models of a study trained, as their epochs say."""
     total = 0.0
     for path in (study.output_dir / "models").glob("*/history.csv"):
         with path.open(encoding="utf-8", newline="") as file:
@@ -141,7 +142,7 @@ def main(study_file: Path, kill_at_cells: int, collect: bool, output: Path) -> N
             "starts": [
                 json.loads(line) for line in _starts_file(study).read_text(encoding="utf-8").splitlines()
             ],
-            "seconds_training": _model_seconds(study),
+            "seconds_training": model_seconds(study),
             "seconds_attacks_and_models": _cell_seconds(study),
             **_found(study),
         },
