@@ -167,8 +167,8 @@ def _defences(data: dict[str, Any]) -> list[str]:
         parts += [
             f"### Attack, then compress, then the model: {attack}",
             "Robust accuracy in % behind each codec, which here encodes the model's input of "
-            f"{data['image_size']} pixels; bits per pixel at that size. static: the attacker does not know of it; "
-            "bpda: he sends each step through it and takes its gradient for the identity.",
+            f"{data['image_size']} pixels; bits per pixel at that size. static: the attacker does not know of "
+            "it, which proves nothing against one who does: see the section on compression and attacks.",
             table(["", "bits per pixel", "clean", *threats], body),
         ]
     return parts
