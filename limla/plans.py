@@ -178,8 +178,8 @@ class DefencePlan:
 
     @property
     def label(self) -> str:
-        """As the command line writes it: "jpeg:50", "jpeg:10+50+90"."""
-        return f"{self.codec}:{self.quality}"
+        """As rows record it: "jpeg:50", "jpeg:10+50+90", "autoencoder:weights=0f3c…:50"."""
+        return f"{codec_label(self.codec)}:{self.quality}"
 
 
 def parse_defences(text: str, threats: Sequence[str] = ("static",)) -> tuple[DefencePlan, ...]:

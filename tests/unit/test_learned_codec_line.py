@@ -90,6 +90,7 @@ def test_drawn_qualities_and_defences_take_its_weights(data_dir: Path) -> None:
 
 def test_rows_name_the_weights_by_their_contents(tmp_path: Path) -> None:
     label = codec_label(TEXT)
+    assert DefencePlan(TEXT, (8, 40)).label == f"{label}:8+40"
     assert label == f"autoencoder:weights={build_codec(TEXT).settings()['weights']}"
     copy = tmp_path / "elsewhere.bin"
     copy.write_bytes(Path(KNOBS["autoencoder"]["weights"]).read_bytes())
