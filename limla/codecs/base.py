@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from limla.errors import DataError, SettingsError
 from limla.types import Image
@@ -134,6 +135,22 @@ class Learned(Protocol):
     @classmethod
     def from_weights(cls, data: bytes) -> Any:
         """The codec from the contents of a weights file; raises `DataError` for anything else."""
+        ...
+
+
+@runtime_checkable
+class BinaryCodes(Codec, Protocol):
+    """A codec whose bitstream is a grid of binary codes, to be had as an array."""
+
+    def codes(self, image: Image, quality: int) -> npt.NDArray[np.uint8]:
+        """The (bits, rows, columns) uint8 codes, 0 or 1, of an (H, W, 3) uint8 image; raises as `Codec.encode`."""
+        ...
+
+    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> Image:
+        """The (height, width, 3) uint8 image of such codes; `gray`: it had no colour, which they do not say.
+
+        Raises `DataError` for codes that it cannot have given.
+        """
         ...
 
 

@@ -23,38 +23,21 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from limla.codecs.autoencoder_network import grid_shape
-from limla.codecs.base import check_decoded_size
+from limla.codecs.base import BinaryCodes, check_decoded_size
 from limla.errors import DataError
 from limla.files import write_bytes
 from limla.paths import AnyPath
 from limla.storage import read_bytes
-from limla.types import Image
 
 FORMAT = "limla-codes-1"
 _MEMBERS = ("format", "weights", "quality", "bits", "keys", "sides", "gray", "codes")
 _MOST_BITS = 2048
-
-
-class CodesCodec(Protocol):
-    """A codec whose bitstream is a grid of binary codes."""
-
-    def codes(self, image: Image, quality: int) -> npt.NDArray[np.uint8]:
-        """(bits, rows, columns) uint8, 0 or 1."""
-        ...
-
-    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> Image:
-        """The image."""
-        ...
-
-    def settings(self) -> dict[str, str | int | bool]:
-        """With "weights", their mark."""
-        ...
 
 
 class CodedImage(NamedTuple):
@@ -91,7 +74,7 @@ class CodeArrays:
     _images: list[_Packed]
 
     @classmethod
-    def begin(cls, codec: CodesCodec, quality: int) -> CodeArrays:
+    def begin(cls, codec: BinaryCodes, quality: int) -> CodeArrays:
         """An empty one, to `add` to."""
         bits = len(codec.codes(np.zeros((1, 1, 3), np.uint8), quality))
         return cls(str(codec.settings()["weights"]), quality, bits, [])
@@ -110,7 +93,7 @@ class CodeArrays:
             codes = np.unpackbits(image.data, count=int(np.prod(shape))).reshape(shape)
             yield CodedImage(image.key, codes, image.height, image.width, image.gray)
 
-    def check_codec(self, codec: CodesCodec) -> None:
+    def check_codec(self, codec: BinaryCodes) -> None:
         """Raise `DataError` unless these are codes of that codec's weights."""
         own = str(codec.settings()["weights"])
         if own != self.weights:

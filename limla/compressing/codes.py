@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from limla.codecs import build_codec
 from limla.codecs.autoencoder_network import is_gray
-from limla.codecs.base import MAX_PIXELS
+from limla.codecs.base import MAX_PIXELS, BinaryCodes
 from limla.codecs.code_arrays import CodeArrays
 from limla.compressing.compress import CompressSettings
 from limla.compressing.decompress import COMMAND, DecompressSettings, summary_of_pixels, write_pixels
@@ -123,8 +123,8 @@ def compress_to_codes(
     Raises `SettingsError` for a codec without codes and a `file` with other contents, `DataError` where no picture can
     be read.
     """
-    codec: Any = build_codec(settings.codec)
-    if not hasattr(codec, "codes"):
+    codec = build_codec(settings.codec)
+    if not isinstance(codec, BinaryCodes):
         raise SettingsError(
             f"{file}: codec '{settings.codec}' has no codes to write as arrays; name a folder, or codec '{_CODEC}' "
             "with a quality"

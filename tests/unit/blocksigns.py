@@ -55,6 +55,11 @@ class BlockSigns:
         if len(packed) != -(-bits * rows * columns // 8):
             raise DataError("a file of blocksigns that is cut off")
         codes = np.unpackbits(packed, count=bits * rows * columns).reshape(bits, rows, columns)
+        return self.from_codes(codes, height, width)
+
+    def from_codes(self, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> Image:
+        """The image; `gray` is for codecs with colour of their own to leave out."""
+        bits, rows, columns = codes.shape
         blocks = 128 + 400.0 * np.einsum("brc,bv->rcv", codes * 2.0 - 1, _directions(bits))
         pixels = blocks.reshape(rows, columns, CELL, CELL, 3).swapaxes(1, 2)
         image = pixels.reshape(rows * CELL, columns * CELL, 3)[:height, :width]
