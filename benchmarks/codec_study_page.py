@@ -35,7 +35,7 @@ def section(data: dict[str, Any]) -> list[str]:
         "bits. Only over what both curves reach. Bits at equal PSNR are in the section on rate and distortion.",
         _differences(data),
         "### Accuracy in %, rate and distortion",
-        "Accuracy and rate of the test images; PSNR and SSIM of all images measured.",
+        "Accuracy and rate of the test images; PSNR and SSIM of all images, of the learned codec of the test images.",
         _curves(data, codecs),
         *_defences(data),
         "### The codecs",

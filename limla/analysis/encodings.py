@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limla.codecs import higher_is_better
+from limla.codecs.decoding import is_learned
 from limla.errors import DataError
 from limla.manifest import Manifest, list_variants, read_manifest
 from limla.paths import AnyPath
@@ -27,14 +28,15 @@ class EncodingSummary:
     """Rate of one variant's images in one split, and distortion over those measured in any split.
 
     Which images are measured (`limla reencode --measure 256`) is drawn over all splits; few of them may lie in the
-    one evaluated, and what a quality does to the pixels does not depend on the split.
+    one evaluated, and what a quality does to the pixels does not depend on the split. That of a learned codec does,
+    which was trained on some of them: there distortion, too, is over the split's own.
 
     Attributes:
         num_images: images the rate is taken over: all of the split.
         mean_num_bytes: mean file size.
         mean_rate_bpp, median_rate_bpp, low_rate_bpp, high_rate_bpp: of the images' bits per pixel; low and high
             are the 5th and 95th percentile.
-        num_measured: images of all splits with a measured PSNR.
+        num_measured: images with a measured PSNR: of all splits, for a learned codec of this one.
         num_identical: of these, images with infinite PSNR (no pixel differs).
         mean_psnr_db, median_psnr_db: over the measured images of finite PSNR; None when there is none.
         mean_ssim, median_ssim: over the images with a measured SSIM; None when there is none.
@@ -78,7 +80,8 @@ class DataFolder:
         """Rate of a variant over a split, distortion over all; None when the variant has no rows of the split."""
         if (variant, split) not in self._summaries:
             table = self.encodings.get(variant)
-            self._summaries[variant, split] = None if table is None else summarise(table, split)
+            learned = is_learned(variant[0])
+            self._summaries[variant, split] = None if table is None else summarise(table, split, learned)
         return self._summaries[variant, split]
 
 
@@ -122,11 +125,16 @@ def _read_encoding(path: AnyPath) -> pa.Table:
     return table
 
 
-def summarise(table: pa.Table, split: str) -> EncodingSummary | None:
-    """The summary of a variant's EncodingRows (of all splits); None where none is of `split`."""
+def summarise(table: pa.Table, split: str, learned: bool = False) -> EncodingSummary | None:
+    """The summary of a variant's EncodingRows (of all splits); None where none is of `split`.
+
+    `learned`: of a learned codec, whose distortion is taken over the split alone.
+    """
     of_split = table.filter(pc.field("split") == split)
     if not of_split.num_rows:
         return None
+    if learned:
+        table = of_split
     rates = _column(of_split, "rate_bpp")
     psnr = _column(table, "psnr_db")
     measured = psnr[~np.isnan(psnr)]

@@ -130,10 +130,14 @@ def _at_rates(
 ) -> tuple[str, tuple[int, ...]]:
     """The codec and qualities that a list of rates asks for."""
     from limla.cli.options import parse_number
-    from limla.codecs import at_rate
-    from limla.codecs.matching import THOUSANDTHS
-    from limla.reencoding.rates import check_rate, match_rates
+    from limla.codecs import at_rate, codec_name
+    from limla.codecs.matching import BPP, THOUSANDTHS, check_rate
+    from limla.reencoding.rates import match_rates
 
+    if codec_name(codec).endswith(BPP) and not of_each_image:
+        raise SettingsError(
+            f"{codec} finds a quality for each image: give --match image, or --codec {codec.replace(BPP, '', 1)}"
+        )
     rates = [check_rate(parse_number(part.strip())) for part in text.split(",")]
     if of_each_image:
         return at_rate(codec), tuple(round(rate * THOUSANDTHS) for rate in rates)

@@ -7,8 +7,8 @@ A codec is asked for by a text, as the command line and study files write it: "j
 
 from __future__ import annotations
 
-import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 from limla.codecs.base import Codec, QualityScale
@@ -61,7 +61,7 @@ def build_codec(text: str, **knobs: str | int | bool) -> Codec:
     plug = CODECS.load(name.removesuffix(BPP))
     types = _knob_types(plug)
     found: dict[str, str | int | bool] = {}
-    for part in filter(None, text.partition(":")[2].split(",")):
+    for part in _parts(text.partition(":")[2]):
         knob, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not knob or not value:
             raise SettingsError(f"codec '{text}': '{part}' is not knob=value; write jpeg:subsampling=444")
@@ -79,7 +79,6 @@ def build_codec(text: str, **knobs: str | int | bool) -> Codec:
     return RateMatched(codec) if name.endswith(BPP) else codec
 
 
-@functools.lru_cache(maxsize=256)
 def codec_label(text: str) -> str:
     """A codec's text as rows record it: its name, and the knobs that are not the codec's own choice.
 
@@ -96,11 +95,24 @@ def codec_label(text: str) -> str:
     return f"{name}:{','.join(changed)}" if changed else name
 
 
+def _parts(knobs: str) -> list[str]:
+    """ "a=1,b=2" in two; a comma that no `knob=` follows is part of the value, as a path's may be."""
+    found: list[str] = []
+    for part in filter(None, knobs.split(",")):
+        if found and "=" not in part:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
+
+
 def _value(text: str, knob: str, value: str, wanted: Any) -> str | int | bool:
     """A knob's value as its argument is annotated."""
     try:
         if wanted is bool:
             return _WORDS[value.lower()]
+        if knob == "weights":
+            return str(Path(value).expanduser())
         return int(value) if wanted is int else value
     except (KeyError, ValueError) as error:
         what = "true or false" if wanted is bool else "a whole number"

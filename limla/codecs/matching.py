@@ -6,9 +6,11 @@ of a bit per pixel: "webp-bpp" at 250 is WebP at 0.25 bits per pixel, with a qua
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from limla.codecs.base import Codec, QualityScale
+from limla.errors import SettingsError
 from limla.metrics import rate_bpp
 from limla.types import Image
 
@@ -81,6 +83,16 @@ class RateMatched:
     def version(self) -> str:
         """The codec's own."""
         return self.codec.version()
+
+
+def check_rate(target_bpp: float) -> float:
+    """Return bits per pixel as they are if they can be asked for, else raise `SettingsError`."""
+    highest = RATE_SCALE.highest / THOUSANDTHS
+    if not (math.isfinite(target_bpp) and 1 / THOUSANDTHS <= target_bpp <= highest):
+        raise SettingsError(
+            f"{target_bpp:g} bits per pixel is out of range: choose {1 / THOUSANDTHS} to {highest:g}"
+        )
+    return target_bpp
 
 
 def inner_codec(codec: Codec) -> Codec:

@@ -8,12 +8,12 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from limla.codecs import build_codec
 from limla.codecs.base import Codec
-from limla.codecs.decoding import decode_image
-from limla.codecs.matching import RATE_SCALE, THOUSANDTHS, nearest_quality
+from limla.codecs.decoding import decode_image, is_learned
+from limla.codecs.matching import check_rate, nearest_quality
 from limla.errors import DataError, LimlaError, SettingsError
 from limla.manifest import SOURCE, Manifest, local_shard, read_manifest
 from limla.metrics import rate_bpp
@@ -40,16 +40,6 @@ class Matched:
     num_images: int
 
 
-def check_rate(target_bpp: float) -> float:
-    """Return bits per pixel as they are if they can be asked for, else raise `SettingsError`."""
-    highest = RATE_SCALE.highest / THOUSANDTHS
-    if not (math.isfinite(target_bpp) and 1 / THOUSANDTHS <= target_bpp <= highest):
-        raise SettingsError(
-            f"{target_bpp:g} bits per pixel is out of range: choose {1 / THOUSANDTHS} to {highest:g}"
-        )
-    return target_bpp
-
-
 def match_rates(
     data_dir: AnyPath,
     codec: str,
@@ -66,7 +56,7 @@ def match_rates(
         codec: of the catalogue, with knobs as in "jpeg:subsampling=444".
         targets_bpp: bits per pixel, headers included.
         num_images: the most that are tried: drawn by `seed` from all splits, the same ones as `limla reencode`
-            measures.
+            measures; of a learned codec not those of train, on which it does better.
         workers: threads; None means one for each usable core.
 
     Images are decoded again for each quality tried, so that memory does not grow with them. Raises `SettingsError` for
@@ -76,8 +66,12 @@ def match_rates(
         check_rate(target)
     plug = build_codec(codec)
     source = read_manifest(data_dir / SOURCE)
+    if is_learned(codec):
+        source = replace(source, shards=tuple(shard for shard in source.shards if shard.split != "train"))
     drawn = draw_samples(data_dir / SOURCE, source, seed, num_images)
     total = sum(map(len, drawn.values()))
+    if not total:
+        raise DataError(f"{data_dir / SOURCE}: no images to find a quality with")
     threads = workers or len(os.sched_getaffinity(0))
     means: dict[int, float] = {}
     with ThreadPoolExecutor(threads, "limla-rates") as pool:

@@ -17,8 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from limla.analysis.encodings import quality_rank
 from limla.errors import DataError
 from limla.files import canonical_json
+from limla.manifest import SOURCE
 from limla.metrics import (
     Flags,
     Labels,
@@ -109,21 +111,22 @@ def without_clean(predictions: Predictions) -> list[Condition]:
 def class_rows(predictions: Predictions) -> list[ClassRow]:
     """Recall of each class under each condition, and its drop against the best test quality.
 
-    The reference of a condition is the same condition on the originals, or on the highest test quality among
+    The reference of a condition is the same condition on the originals, or on the best quality of the same codec among
     `predictions` where the originals were not evaluated; the reference itself has drop 0. Only classes that
     occur among the labels have a row.
     """
     counts = [_class_counts(table) for _, table in predictions]
     references: dict[tuple[Any, ...], int] = {}
     for number, (condition, _) in enumerate(predictions):
-        key = _reference_key(condition)
+        key = (*_reference_key(condition), condition.test_codec)
         known = references.get(key)
-        if known is None or _quality_rank(condition) > _quality_rank(predictions[known][0]):
+        if known is None or _rank(condition) > _rank(predictions[known][0]):
             references[key] = number
     rows: list[ClassRow] = []
     for number, (condition, _) in enumerate(predictions):
-        reference = counts[references[_reference_key(condition)]]
-        rows += _rows_of_classes(condition, counts[number], reference)
+        key = _reference_key(condition)
+        reference = references.get((*key, SOURCE), references[*key, condition.test_codec])
+        rows += _rows_of_classes(condition, counts[number], counts[reference])
     return rows
 
 
@@ -278,8 +281,8 @@ def _reference_key(condition: Condition) -> tuple[Any, ...]:
     )
 
 
-def _quality_rank(condition: Condition) -> float:
-    return math.inf if condition.test_quality is None else float(condition.test_quality)
+def _rank(condition: Condition) -> float:
+    return quality_rank((condition.test_codec, condition.test_quality))
 
 
 def _class_counts(table: pa.Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from limla.codecs import at_rate, build_codec, codec_name, codec_scale
-from limla.codecs.matching import THOUSANDTHS
+from limla.codecs.matching import THOUSANDTHS, check_rate
 from limla.errors import SettingsError
 from limla.study.lines import about_entry
 
@@ -44,6 +44,11 @@ class CodecPlan:
         with about_entry("codec"):
             scale = codec_scale(self.codec)
         with about_entry("qualities"):
+            if self.qualities == CodecPlan.qualities and not scale.lowest <= 1 < 90 <= scale.highest:
+                raise SettingsError(
+                    f"the default qualities, 1 to 90, are not those of codec '{self.codec}': name some as qualities, "
+                    f"{scale.knob} {scale.lowest} to {scale.highest}"
+                )
             for quality in self.qualities:
                 scale.check(quality)
             if not self.qualities:
@@ -62,7 +67,7 @@ class CodecPlan:
         with about_entry("bpp"):
             if self.qualities != CodecPlan.qualities:
                 raise SettingsError("qualities and bpp are two ways to say how small: keep one")
-            rates = [round(THOUSANDTHS * rate) for rate in self.bpp]
+            rates = [round(THOUSANDTHS * check_rate(rate)) for rate in self.bpp]
         object.__setattr__(self, "qualities", tuple(rates))
         with about_entry("codec"):
             object.__setattr__(self, "codec", at_rate(self.codec))

@@ -32,7 +32,7 @@ def read_settings(path: Path) -> tuple[dict[str, Any], StudyFile]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     file = StudyFile(str(path), text)
     with file.naming_lines():
-        settings = _placed(path, settings, ("data_dir", "output_dir", "raw"), ())
+        settings = _with_weights(path, _placed(path, settings, ("data_dir", "output_dir", "raw"), ()), ())
         for name, change in (("datasets", _with_folders), ("codecs", _with_weights), ("train", _with_weights)):
             if isinstance(entries := settings.get(name), list):
                 settings[name] = [change(path, entry, (name, place)) for place, entry in enumerate(entries)]

@@ -217,6 +217,16 @@ def test_class_recall_and_drop_against_the_best_quality() -> None:
     assert without_source[q50, 0].drop == 0.0
 
 
+def test_the_best_quality_is_that_of_the_codec_whichever_way_its_knob_turns() -> None:
+    right, after = rows_table(LABELS, LABELS), rows_table(LABELS, AFTER)
+    qp20, qp45 = (replace(CLEAN, test_codec="hevc", test_quality=qp, data_id=f"h{qp}") for qp in (20, 45))
+    q5, q95 = (replace(CLEAN, test_codec="jpeg", test_quality=q, data_id=f"j{q}") for q in (5, 95))
+    made = [(qp45, after), (qp20, right), (q95, after), (q5, right)]
+    found = {(row.condition, row.label): row.drop for row in class_rows(made)}
+    assert (found[qp20, 0], found[qp45, 0]) == (0.0, 0.75)
+    assert (found[q95, 0], found[q5, 0]) == (0.0, -0.75)
+
+
 def test_the_metric_table_keeps_the_schema() -> None:
     rows = metric_rows([(CLEAN, rows_table(LABELS, BEFORE)), (ATTACKED, rows_table(LABELS, AFTER))])
     table = metric_table(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from limla.codecs import build_codec, codec_label, codec_name, codec_scale
 from limla.codecs.base import QualityScale, encode_each
 from limla.codecs.matching import nearest_quality
-from limla.errors import SettingsError, UnknownNameError
+from limla.errors import DataError, SettingsError, UnknownNameError
 from limla.metrics import rate_bpp
+from tests.catalogue import KNOBS, codec_text
 from tests.conftest import natural_like
 
 
@@ -101,3 +103,18 @@ def test_the_twin_at_a_rate_makes_the_codecs_files() -> None:
 def test_the_scale_of_a_text() -> None:
     assert codec_scale("jpeg:subsampling=444").highest == 100
     assert codec_scale("jpeg-bpp").highest == 24000
+
+
+def test_a_value_may_hold_a_comma_and_a_colon(tmp_path: Path) -> None:
+    weights = tmp_path / "of me, and: you.bin"
+    weights.write_bytes(Path(KNOBS["autoencoder"]["weights"]).read_bytes())
+    assert codec_label(f"autoencoder:weights={weights}") == codec_label(codec_text("autoencoder"))
+
+
+def test_a_label_follows_the_file_of_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(Path(KNOBS["autoencoder"]["weights"]).read_bytes())
+    assert codec_label(f"autoencoder:weights={weights}") == codec_label(codec_text("autoencoder"))
+    weights.write_bytes(b"something else")
+    with pytest.raises(DataError):
+        codec_label(f"autoencoder:weights={weights}")

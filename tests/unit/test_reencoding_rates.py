@@ -15,6 +15,7 @@ from limla.metrics import rate_bpp
 from limla.reencoding import match_rates
 from limla.results import read_encodings
 from limla.study.parsing import study_from
+from tests.catalogue import codec_text
 from tests.variants import member, write_variant
 
 
@@ -115,6 +116,7 @@ def test_reencode_takes_rates(data_dir: Path, tmp_path: Path) -> None:
         (["--match", "set"], "--match is given, but no --bpp"),
         (["--bpp", "wide"], "'wide' is not a number"),
         (["--codec", "webp"], "--quality is missing: webp takes"),
+        (["--codec", "jpeg-bpp", "--bpp", "3"], "give --match image, or --codec jpeg"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(data_dir: Path, options: list[str], message: str) -> None:
@@ -132,5 +134,23 @@ def test_a_study_takes_rates() -> None:
     assert study.codecs[0].text == "jpeg-bpp:subsampling=444"
     with pytest.raises(SettingsError, match="qualities and bpp are two ways"):
         study_from({"data_dir": "x", "output_dir": "y", "qualities": [5], "bpp": [1]}, "options")
-    with pytest.raises(SettingsError, match="is out of range: choose 1 to 24000"):
+    with pytest.raises(SettingsError, match=r"is out of range: choose 0\.001 to 24"):
         study_from({"data_dir": "x", "output_dir": "y", "bpp": [25]}, "options")
+    for rate in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(SettingsError, match=r"bits per pixel is out of range: choose 0\.001 to 24"):
+            study_from({"data_dir": "x", "output_dir": "y", "bpp": [rate]}, "options")
+
+
+def test_a_learned_codec_is_matched_on_what_it_was_not_trained_on(data_dir: Path) -> None:
+    (found,) = match_rates(data_dir, codec_text("autoencoder"), [1.0])
+    assert found.num_images == 3  # the test split alone
+
+
+def test_the_default_qualities_are_for_codecs_that_have_them() -> None:
+    with pytest.raises(
+        SettingsError, match="are not those of codec 'hevc': name some as qualities, QP 0 to 51"
+    ):
+        study_from({"data_dir": "x", "output_dir": "y", "codec": "hevc"}, "options")
+    assert (
+        study_from({"data_dir": "x", "output_dir": "y", "codec": "webp"}, "options").codecs[0].qualities[0] == 1
+    )
