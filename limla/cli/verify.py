@@ -17,6 +17,8 @@ from limla.cli.paths import DataFolder
 def verify(data_dir: Path, sizes_only: bool) -> None:
     """Check every shard of DATA_DIR (a dataset folder) against its manifest: presence, size, SHA-256, index.
 
+    Of a learned codec the weights beside the shards too, without which nobody reads them.
+
     Names every file that is wrong and exits with 2; exits with 0 when all is well.
     """
     from limla.errors import DataError

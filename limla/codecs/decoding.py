@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 
 from limla.codecs.base import WEIGHTS, Codec, Learned
 from limla.codecs.container import EXTENSION, read_container
@@ -85,6 +86,30 @@ def is_learned(text: str) -> bool:
     return name in CODECS.plugs and issubclass(CODECS.load(name), Learned)
 
 
+def stored_weights(codec: str, folder: AnyPath, recorded: str = "") -> bytes:
+    """The weights that lie in a folder of what a learned codec wrote.
+
+    Args:
+        codec: its name, for the message.
+        folder: holds `limla.codecs.base.WEIGHTS`.
+        recorded: the first hex digits of their SHA-256, as `Codec.settings` has them; "" checks nothing.
+
+    Raises `DataError` where they are missing, or are not those.
+    """
+    path = folder / WEIGHTS
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: missing, and without its weights codec '{codec}' reads nothing; run limla reencode again"
+        ) from error
+    if not hashlib.sha256(data).hexdigest().startswith(recorded):
+        raise DataError(
+            f"{path}: altered since it was made (its SHA-256 does not begin with {recorded}); run limla reencode again"
+        )
+    return data
+
+
 def learned_codec(name: str, folder: AnyPath) -> Codec | None:
     """The codec that reads a folder of shards written by a learned one, with the weights that lie there; else None.
 
@@ -96,10 +121,8 @@ def learned_codec(name: str, folder: AnyPath) -> Codec | None:
     """
     if not is_learned(name):
         return None
+    data = stored_weights(name, folder)
     try:
-        return CODECS.load(name.removesuffix(BPP)).from_weights(read_bytes(folder / WEIGHTS))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder / WEIGHTS}: missing, and without its weights codec '{name}' reads nothing; remove the folder "
-            "and make it again"
-        ) from error
+        return CODECS.load(name.removesuffix(BPP)).from_weights(data)
+    except DataError as error:
+        raise DataError(f"{folder / WEIGHTS}: {error}; run limla reencode again") from error

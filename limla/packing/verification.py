@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from limla.codecs.decoding import stored_weights
 from limla.errors import DataError
 from limla.manifest import FILE_NAME, Manifest, read_manifest, variant_names, verify_shard
 from limla.paths import AnyPath, is_remote
@@ -37,7 +38,7 @@ def variant_folders(data_dir: AnyPath) -> list[AnyPath]:
 
 
 def verify_variant(folder: AnyPath, contents: bool = True, progress: Progress = SILENT) -> VariantReport:
-    """Check one variant: manifest, every tar's presence, size and (with `contents`) SHA-256, index and row count."""
+    """Check one variant: every tar's presence, size and (with `contents`) SHA-256, its index, rows, a codec's weights."""
     try:
         manifest = read_manifest(folder)
     except DataError as error:
@@ -54,7 +55,7 @@ def verify_variant(folder: AnyPath, contents: bool = True, progress: Progress = 
         for some in found:
             problems += some
             advance(1)
-    problems += _row_problems(folder, manifest)
+    problems += _row_problems(folder, manifest) + _weights_problems(folder, manifest, contents)
     return VariantReport(len(manifest.shards), manifest.num_samples(), tuple(problems))
 
 
@@ -83,4 +84,16 @@ def _row_problems(folder: AnyPath, manifest: Manifest) -> list[str]:
         return [
             f"{folder / 'encoding.parquet'}: {num_rows} rows for {manifest.num_samples()} samples; make it again"
         ]
+    return []
+
+
+def _weights_problems(folder: AnyPath, manifest: Manifest, contents: bool) -> list[str]:
+    """Of a learned codec, whose settings name the weights by their contents."""
+    recorded = manifest.settings.get("weights")
+    if recorded is None:
+        return []
+    try:
+        stored_weights(manifest.codec, folder, recorded if contents else "")
+    except DataError as error:
+        return [str(error)]
     return []

@@ -89,7 +89,10 @@ class Variant:
         return False
 
     def damage(self) -> str:
-        """What is missing or has another size than a finished folder's manifest says; "" when all is well."""
+        """What is missing or has another size than a finished folder's manifest says; "" when all is well.
+
+        The weights of a learned codec, without which all the rest is lost, are compared byte by byte.
+        """
         manifest = read_manifest(self.folder)
         whole = self._whole(manifest)
         damaged = [shard.name for shard in manifest.shards if shard.name not in whole]
@@ -97,11 +100,17 @@ class Variant:
             rows = pq.read_metadata(parquet_source(self.folder / ENCODING)).num_rows
         except (OSError, pa.ArrowException):
             rows = -1
-        if self.weights is not None and listing(self.folder).get(WEIGHTS) != len(self.weights):
+        if not self._has_weights():
             damaged.append(WEIGHTS)
         if rows != manifest.num_samples():
             damaged.append(ENCODING)
         return ", ".join(damaged)
+
+    def _has_weights(self) -> bool:
+        try:
+            return self.weights is None or read_bytes(self.folder / WEIGHTS) == self.weights
+        except FileNotFoundError:
+            return False
 
     def reopen(self) -> None:
         """Make a finished folder an unfinished one that lacks what is damaged, so that only that is made again.

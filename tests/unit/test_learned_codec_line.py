@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from limla.codecs.decoding import decode_image, learned_codec
 from limla.defences.codec import CodecDefence
 from limla.errors import DataError, SettingsError
 from limla.loaders.base import LoaderSettings, Reencoding, open_loader
+from limla.packing.verification import verify_variant
 from limla.plans import DefencePlan, parse_defences
 from limla.reencoding import ReencodeSettings, reencode
 from limla.types import Preprocessing
@@ -98,8 +101,6 @@ def test_rows_name_the_weights_by_their_contents(tmp_path: Path) -> None:
 
 
 def test_lost_weights_are_said_and_put_back(data_dir: Path, tmp_path: Path) -> None:
-    from shutil import copytree
-
     folder = copytree(data_dir, tmp_path / "copy")
     lost = folder / "autoencoder-q8" / WEIGHTS
     lost.unlink()
@@ -108,6 +109,30 @@ def test_lost_weights_are_said_and_put_back(data_dir: Path, tmp_path: Path) -> N
     result = reencode(folder, ReencodeSettings(codec=TEXT, qualities=(8,), measure="all"))
     assert result.made == ("autoencoder-q8",)
     assert lost.read_bytes() == (data_dir / "autoencoder-q8" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "lost"])
+def test_verify_and_reencode_see_damaged_weights(data_dir: Path, tmp_path: Path, damage: str) -> None:
+    folder = copytree(data_dir, tmp_path / "copy")
+    path = folder / "autoencoder-q8" / WEIGHTS
+    whole = path.read_bytes()
+    assert verify_variant(path.parent).problems == ()
+    if damage == "flipped":
+        path.write_bytes(bytes([*whole[:600], whole[600] ^ 1, *whole[601:]]))
+        assert verify_variant(path.parent, contents=False).problems == ()
+        said = f"{WEIGHTS}: altered since it was made .*; run limla reencode again"
+    else:
+        path.unlink()
+        assert len(verify_variant(path.parent, contents=False).problems) == 1
+        said = f"{WEIGHTS}: missing, .*; run limla reencode again"
+    (problem,) = verify_variant(path.parent).problems
+    assert re.search(said, problem)
+    with pytest.raises(DataError, match=f"{WEIGHTS}: .*; run limla reencode again"):
+        open_loader("cpu", [path.parent], "test", SETTINGS)
+    again = reencode(folder, ReencodeSettings(codec=TEXT, qualities=(8, 40), measure="all"))
+    assert again.made == ("autoencoder-q8",)
+    assert path.read_bytes() == whole
+    assert verify_variant(path.parent).problems == ()
 
 
 def test_without_weights_it_says_how_to_get_them() -> None:
