@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from limla.codecs.base import WEIGHTS
+from limla.codecs.decoding import stored_weights
 from limla.errors import DataError, SettingsError
 from limla.files import remove_unfinished, write_bytes, write_json
 from limla.manifest import SOURCE, Manifest, list_variants, local_shard, parse_variant, read_manifest
@@ -21,7 +23,7 @@ MARK = "limla-export.json"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """How many files were written, and how many stood there already."""
+    """How many images were written, and how many stood there already."""
 
     num_written: int
     num_there: int
@@ -34,9 +36,10 @@ def export(
 
     `<folder>/<variant>/<split>/<class>/<name>.<extension>`, where the variant "jpeg-q10" is called "q10", the
     class folder is the class name (made safe where it is no file name), and the name is the last part of the
-    sample key. The files are the shards' bytes. A second run writes what is missing.
+    sample key. The files are the shards' bytes. A second run writes what is missing. The weights of a learned codec
+    go to `<folder>/<variant>`, where `limla decompress <folder>/<variant>` looks for them.
 
-    Raises `DataError` for an unknown variant or damaged shards, `SettingsError` when `folder` holds something
+    Raises `DataError` for an unknown variant, damaged shards or weights, `SettingsError` when `folder` holds something
     else.
     """
     chosen = _choose(data_dir, variants)
@@ -48,6 +51,9 @@ def export(
     with progress.stage("exporting", total) as advance:
         for variant, manifest in manifests.items():
             root = folder / folder_name(variant, chosen)
+            if "weights" in manifest.settings:
+                weights = stored_weights(manifest.codec, data_dir / variant, manifest.settings["weights"])
+                _write_new(root / WEIGHTS, weights)
             for shard in manifest.shards:
                 num_written = _export_shard(data_dir / variant, shard, root, class_folders, manifest)
                 written += num_written

@@ -38,7 +38,10 @@ def variant_folders(data_dir: AnyPath) -> list[AnyPath]:
 
 
 def verify_variant(folder: AnyPath, contents: bool = True, progress: Progress = SILENT) -> VariantReport:
-    """Check one variant: every tar's presence, size and (with `contents`) SHA-256, its index, rows, a codec's weights."""
+    """Check one variant: manifest, every tar's presence, size and (with `contents`) SHA-256, index and row count.
+
+    And the weights of a learned codec, likewise.
+    """
     try:
         manifest = read_manifest(folder)
     except DataError as error:

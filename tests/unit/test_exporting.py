@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 
 from limla.cli import limla
+from limla.codecs import build_codec
+from limla.codecs.base import WEIGHTS
+from limla.compressing import decompress
 from limla.errors import DataError, SettingsError
 from limla.exporting import export, folder_name, safe_class_names
 from limla.manifest import read_manifest
 from limla.reencoding import ReencodeSettings, reencode
 from limla.shard_reader import ShardReader
+from tests.catalogue import codec_text
 from tests.unit.variants import make_source
 
 
@@ -50,6 +57,27 @@ def test_the_files_are_the_shards_bytes(dataset: Path, tmp_path: Path) -> None:
                     path = f"{name}/{shard.split}/{classes[sample.label]}/{stem}.{sample.extension}"
                     expected[path] = bytes(sample.image)
     assert files(tmp_path / "out") == expected
+
+
+def test_the_weights_of_a_learned_codec_come_along(dataset: Path, tmp_path: Path) -> None:
+    data_dir = copytree(dataset, tmp_path / "pets")
+    text = codec_text("autoencoder")
+    reencode(data_dir, ReencodeSettings(codec=text, qualities=(8,), measure="none"))
+    out = tmp_path / "out"
+    for num_written in (2 * 19, 0):
+        assert export(data_dir, out, ["source", "autoencoder-q8"]).num_written == num_written
+    assert not (out / "source" / WEIGHTS).exists()
+    result = decompress(out / "q8", tmp_path / "back")
+    assert (result.num_made, result.refused) == (19, ())
+    codec = build_codec(text)
+    for path in sorted(out.glob("q8/test/**/*.laff")):
+        back = tmp_path / "back" / path.relative_to(out / "q8").with_suffix(".png")
+        with PIL.Image.open(back) as image:
+            assert np.array_equal(np.asarray(image), codec.decode(path.read_bytes()))
+
+    (data_dir / "autoencoder-q8" / WEIGHTS).unlink()
+    with pytest.raises(DataError, match=f"{WEIGHTS}: missing"):
+        export(data_dir, tmp_path / "other", ["autoencoder-q8"])
 
 
 def test_torchvision_reads_the_tree(dataset: Path, tmp_path: Path) -> None:
