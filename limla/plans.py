@@ -136,6 +136,7 @@ class DefencePlan:
 
     def __post_init__(self) -> None:
         scale = codec_scale(self.codec)
+        codec_label(self.codec)  # builds it, so that a wrong knob is refused here and not after the training
         if not self.qualities or not self.threats:
             raise SettingsError(f"defence {self.codec}: name at least one quality and one threat model")
         for quality in self.qualities:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from limla.codecs import codec_scale
+from limla.codecs import codec_label, codec_scale
 from limla.errors import SettingsError
 from limla.loaders.decodable import DALI_DECODES
 from limla.paths import AnyPath
@@ -30,6 +30,7 @@ class Reencoding:
 
     def __post_init__(self) -> None:
         scale = codec_scale(self.codec)
+        codec_label(self.codec)  # builds it: a wrong knob is refused here
         if not self.qualities or len(set(self.qualities)) < len(self.qualities):
             raise SettingsError(f"qualities {self.qualities} to draw from: name at least one, and each once")
         for quality in self.qualities:

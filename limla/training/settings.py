@@ -122,6 +122,7 @@ class TrainSettings:
                 f"random quality {named} leaves nothing to draw: name several, or train on --quality {named}"
             )
         scale = codec_scale(self.codec)
+        codec_label(self.codec)  # builds it: a wrong knob is refused before any image is read
         numbers = sorted(scale.check(quality) for quality in self.random_qualities if quality is not None)
         original = (None,) if None in self.random_qualities else ()
         object.__setattr__(self, "random_qualities", (*original, *numbers))

@@ -15,10 +15,12 @@ from limla.codecs.base import WEIGHTS
 from limla.codecs.decoding import decode_image, learned_codec
 from limla.defences.codec import CodecDefence
 from limla.errors import DataError, SettingsError
+from limla.evaluation import EvaluateSettings
 from limla.loaders.base import LoaderSettings, Reencoding, open_loader
 from limla.packing.verification import verify_variant
 from limla.plans import DefencePlan, parse_defences
 from limla.reencoding import ReencodeSettings, reencode
+from limla.training.settings import TrainSettings
 from limla.types import Preprocessing
 from tests.catalogue import KNOBS
 from tests.conftest import natural_like
@@ -133,6 +135,33 @@ def test_verify_and_reencode_see_damaged_weights(data_dir: Path, tmp_path: Path,
     assert again.made == ("autoencoder-q8",)
     assert path.read_bytes() == whole
     assert verify_variant(path.parent).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jpeg:subsampling=999", "subsampling"),
+        ("jpeg:foo=1", "has no setting 'foo'; known: subsampling"),
+        ("autoencoder:weights=/nope", "no file of weights at /nope"),
+        ("autoencoder", "limla codec train"),
+    ],
+)
+def test_a_codec_that_cannot_be_built_is_refused_when_it_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_defences(f"{text}:5")
+    with pytest.raises(SettingsError, match=said):
+        Reencoding(text, (5,))
+    with pytest.raises(SettingsError, match=said):
+        TrainSettings(tmp_path, tmp_path / "out", codec=text, random_qualities=(5, 9))
+
+
+def test_a_defence_of_two_names_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere.bin"
+    copy.write_bytes(Path(KNOBS["autoencoder"]["weights"]).read_bytes())
+    for text in ("jpeg:50,jpeg:subsampling=420:50", f"{TEXT}:40,autoencoder:weights={copy}:40"):
+        defences = tuple(plan for part in text.split(",") for plan in parse_defences(part))
+        with pytest.raises(SettingsError, match="a defence is named twice"):
+            EvaluateSettings(tmp_path, tmp_path / "results", checkpoints=(copy,), defences=defences)
 
 
 def test_without_weights_it_says_how_to_get_them() -> None:
