@@ -50,6 +50,8 @@ _STYLE: Any = {
     "axes.facecolor": "none",
 }
 _LABEL_LENGTH = 30
+_LEVEL_LABEL = 8
+"""Characters of a column label that stands level."""
 _LABEL_INCHES = 0.08
 """Width of a letter of a tick label, about, at `font.size`."""
 
@@ -129,7 +131,10 @@ def heat_map(
     drops = (colormaps["PuOr_r"], TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
     # room for the longest row label, whatever the number of columns
     beside = max(1.9, _LABEL_INCHES * max(map(len, rows), default=0) + 0.7)
-    with open_figure(0.5 * len(columns) + beside, 0.27 * len(rows) + 0.8) as figure:
+    longest = max(map(len, columns))
+    # and for the longest column label where they stand aslant
+    below = _LABEL_INCHES * longest if longest > _LEVEL_LABEL else 0.0
+    with open_figure(0.5 * len(columns) + beside, 0.27 * len(rows) + 0.8 + below) as figure:
         axes = figure.subplots()
         axes.grid(visible=False)
         for spine in axes.spines.values():
@@ -155,7 +160,7 @@ def heat_map(
             )
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xticks(range(len(columns)), columns, rotation=45 if max(map(len, columns)) > 8 else 0)
+        axes.set_xticks(range(len(columns)), columns, rotation=45 if longest > _LEVEL_LABEL else 0)
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)
         axes.set_xlabel(axis_labels[0])

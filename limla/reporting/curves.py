@@ -73,6 +73,8 @@ def accuracy_curves(section: Section, over: str, name: str) -> Panels | None:
                     places = _places(section, subject, attack, _of(codec, positions), positions)
                     style = of_codec[codec] if several else of_attack[attack]
                     traces += line(places, codec if several else attack.label, style, bars=len(codecs) > _BANDS)
+                if several and not traces:
+                    continue
                 places = _places(section, subject, attack, _of(SOURCE, positions), positions)
                 name_of, style = (ORIGINALS, _BARE) if several else (attack.label, of_attack[attack])
                 traces += line(places, name_of, replace(style, hollow=True), level=True)

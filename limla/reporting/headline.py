@@ -103,6 +103,8 @@ def _falling_sentences(section: Section, subject: Subject, clean: Attack, known:
     """Down to which quality the interval overlaps with the reference's, and where it lies below or above."""
     reference = section.point(subject, known[-1], clean)
     assert reference is not None
+    if len({codec for codec, quality in known if quality is not None}) > 1:
+        return [_of_several_codecs(section, subject, clean, known, reference)]
     codec = known[-2][0] if len(known) > 1 else ""
     falling: list[tuple[Variant, Point]] = []
     for variant in reversed(known[:-1]):
@@ -135,6 +137,27 @@ def _falling_sentences(section: Section, subject: Subject, clean: Attack, known:
     if variant != lowest:
         sentences.append(f"{_capital(_at(section, lowest))} it is {percent(lowest_point)}.")
     return sentences
+
+
+def _of_several_codecs(
+    section: Section, subject: Subject, clean: Attack, known: list[Variant], reference: Point
+) -> str:
+    """At how many of all codecs' qualities the interval lies below the reference's, and where accuracy is least."""
+    points = [(variant, section.point(subject, variant, clean)) for variant in known[:-1]]
+    found = [(variant, point) for variant, point in points if point is not None]
+    codecs = len({variant[0] for variant, _ in found})
+    num_below = sum(_place(point, reference) == "below" for _, point in found)
+    lowest, lowest_point = min(found, key=lambda item: item[1].value)
+    where = f"{_at(section, lowest, percent(lowest_point)).removeprefix('at ')}"
+    if num_below:
+        text = (
+            f"Its interval lies below that at {num_below} of {len(found)} tested qualities of {codecs} codecs"
+        )
+    else:
+        text = (
+            f"Its interval overlaps with that at every one of {len(found)} tested qualities of {codecs} codecs"
+        )
+    return f"{text}; the least is {where}."
 
 
 def _comparison(section: Section, best: Variant, others: list[tuple[Variant, Point]], reference: Point) -> str:

@@ -20,7 +20,8 @@ def said(attack: Attack, **points: tuple[float, float, float]) -> str:
     """The headline of one model whose (value, low, high) under `attack` are given by quality, "q10" or "source"."""
     found: dict[Variant, Point] = {}
     for name, (value, low, high) in points.items():
-        variant = ("source", None) if name == "source" else ("jpeg", int(name.removeprefix("q")))
+        codec, _, quality = name.rpartition("q")
+        variant = ("source", None) if name == "source" else (codec or "jpeg", int(quality))
         found[variant] = Point(value, low, high, 400, 1)
     metric = "accuracy" if attack.is_none else "robust_accuracy"
     section = Section(
@@ -42,6 +43,19 @@ def test_an_interval_above_does_not_overlap() -> None:
     assert "At q10 (90.0% [87.0, 93.0]) it is" not in text
     assert "At q10 it is 90.0% [87.0, 93.0]." in text
     assert "every tested quality" not in text
+
+
+def test_several_codecs_are_summed_up() -> None:
+    text = said(CLEAN, hevcq50=SAME, hevcq20=HALF, q10=SAME, q90=HALF, source=HALF)
+    assert (
+        "overlaps with that at every one of 4 tested qualities of 2 codecs; the least is hevc q20 (50.0%"
+        in text
+    )
+    text = said(CLEAN, hevcq50=LOW, hevcq20=HALF, q10=SAME, q90=HALF, source=HALF)
+    assert (
+        "lies below that at 1 of 4 tested qualities of 2 codecs; the least is hevc q50 (10.0% [7.0, 13.0])."
+        in text
+    )
 
 
 @pytest.mark.parametrize(
