@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from limla.trees.sources import check_apart
 from limla.types import Image
 
 COMMAND = "tile"
+_LONGEST_TILE = min(MAX_SIDE, math.isqrt(MAX_PIXELS))
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class TileSettings:
     """How to cut; checked when it is made.
 
     Attributes:
-        tile: side of a tile in pixels, 1 to 65500.
+        tile: side of a tile in pixels, 1 to 13377: a tile has at most `MAX_PIXELS` pixels, too.
         border: of what is left at the right and below when no whole tile fits: "drop" leaves it out, "pad" fills the
             tile with the picture mirrored at its last pixel, which is not repeated.
         overlap: pixels that neighbouring tiles share, less than `tile`.
@@ -44,8 +46,10 @@ class TileSettings:
     overlap: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.tile <= MAX_SIDE:
-            raise SettingsError(f"a tile of {self.tile} pixels: choose 1 to {MAX_SIDE}")
+        if not 1 <= self.tile <= _LONGEST_TILE:
+            raise SettingsError(
+                f"a tile of {self.tile} × {self.tile} pixels: choose 1 to {_LONGEST_TILE}, at most {MAX_PIXELS} pixels"
+            )
         if self.border not in ("drop", "pad"):
             raise SettingsError(f"border '{self.border}' is unknown: choose drop or pad")
         if not 0 <= self.overlap < self.tile:
@@ -89,13 +93,19 @@ class _ToTiles:
 
     def names(self, source: str, row: Row) -> Iterator[str]:
         """Row by row: `<name>_r003_c005.png`."""
+        if not row:
+            yield _name(source, 0, 0)
+            return
         for tile_row in range(int(row["tile_rows"] or 0)):
             for tile_column in range(int(row["tile_columns"] or 0)):
                 yield _name(source, tile_row, tile_column)
 
     def convert(self, source: str, data: bytes, write: Callable[[str, bytes], None]) -> Row:
         """Cut one picture."""
-        with pixels_in_turn(data, MAX_PIXELS, convert_profiles=True) as image:
+        more = (
+            self.settings.tile**2 if self.settings.border == "pad" else 0
+        )  # else a tile is a part of the picture
+        with pixels_in_turn(data, MAX_PIXELS, convert_profiles=True, more_pixels=more) as image:
             height, width = image.shape[:2]
             tile_rows, tile_columns = self.settings.count(height), self.settings.count(width)
             if not tile_rows * tile_columns:
@@ -122,9 +132,12 @@ class _ToTiles:
         height, width = image.shape[:2]
         tile, step = self.settings.tile, self.settings.tile - self.settings.overlap
         for row in range(rows):
-            strip = image[mirrored(row * step, tile, height)]
             for column in range(columns):
-                yield row, column, strip[:, mirrored(column * step, tile, width)]
+                top, left = row * step, column * step
+                if top + tile <= height and left + tile <= width:
+                    yield row, column, image[top : top + tile, left : left + tile]
+                else:
+                    yield row, column, image[np.ix_(mirrored(top, tile, height), mirrored(left, tile, width))]
 
 
 def _name(source: str, row: int, column: int) -> str:
@@ -142,7 +155,8 @@ def tile_pictures(
     """Cut every picture under `source`, or the one that it is, into tiles in `folder`, with the same folders.
 
     Pictures become upright 8-bit sRGB first, by the policies of packing. A whole picture is in memory, in two copies
-    while it is read, and at most `MAX_PIXELS` pixels at once in a process (`pixels_in_turn`). See
+    while it is read; pictures and padded tiles have at most `MAX_PIXELS` pixels at once in a process
+    (`pixels_in_turn`). See
     `limla.trees.stage.convert_tree` for what a second run does.
 
     Raises `DataError` where there is nothing to cut or names would clash, `SettingsError` for a folder that cannot

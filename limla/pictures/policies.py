@@ -81,12 +81,15 @@ def read_pixels(data: bytes, max_pixels: int, convert_profiles: bool = False) ->
 
 
 @contextmanager
-def pixels_in_turn(data: bytes, max_pixels: int, convert_profiles: bool = False) -> Iterator[Image]:
+def pixels_in_turn(
+    data: bytes, max_pixels: int, convert_profiles: bool = False, more_pixels: int = 0
+) -> Iterator[Image]:
     """`read_pixels` for a block, with `MAX_PIXELS` at once in such blocks of this process, or one larger picture.
 
-    So many threads with large pictures do not need so many times the memory; small ones do not wait.
+    So many threads with large pictures do not need so many times the memory; small ones do not wait. `more_pixels` are
+    what the block itself makes of the picture, and count as well.
     """
-    with _room.taken(_declared_pixels(data)):
+    with _room.taken(_declared_pixels(data) + more_pixels):
         yield read_pixels(data, max_pixels, convert_profiles)
 
 

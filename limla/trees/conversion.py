@@ -56,7 +56,10 @@ class Conversion(Protocol):
     """Name → int, float or str of the values that `convert` gives for each source."""
 
     def names(self, source: str, row: Row) -> Iterable[str]:
-        """The files that were made of a source: paths below the folder of results, beside where it would lie there."""
+        """The files that were made of a source: paths below the folder of results, beside where it would lie there.
+
+        With an empty `row`, before anything is made of it: those that there will be if there are any.
+        """
         ...
 
     def convert(self, source: str, data: bytes, write: Callable[[str, bytes], None]) -> Row:
@@ -196,6 +199,7 @@ def _put(path: Path, data: bytes, is_ours: bool) -> None:
     Raises `DataError` for what is in the way.
     """
     try:
+        _check_parents(path)
         if path.is_dir():
             raise DataError(f"a folder is in the way: {path}; move it away")
         if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
@@ -206,4 +210,16 @@ def _put(path: Path, data: bytes, is_ours: bool) -> None:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ):
             raise DataError(f"{(error.strerror or 'no name for a file').lower()}: {path.name}") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):  # it came meanwhile, of another source's
+            _check_parents(path)
+            raise DataError(f"something is in the way: {path}; move it away") from error
         raise
+
+
+def _check_parents(path: Path) -> None:
+    """Raise `DataError` where a file stands in the place of a folder that `path` lies in."""
+    for parent in path.parents:
+        if parent.is_dir():
+            return
+        if os.path.lexists(parent) and not parent.is_dir():  # unless another thread has just made it
+            raise DataError(f"a file is in the way: {parent}; {path.name} needs a folder there: move it away")

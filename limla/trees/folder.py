@@ -2,7 +2,7 @@
 
 limla-<command>.json     settings, versions, totals; "complete" when nothing is missing
 limla-<command>.csv      a row for each source: its size and time, what was made of it; path order
-limla-<command>.journal  while it is being made: the rows so far, a JSON list each, as files are finished
+limla-<command>.journal  while it is being made, JSON lists: [source] when it is begun, its row when that is finished
 quarantine.jsonl         {"path", "reason"} of every source of which nothing could be made
 """
 
@@ -30,7 +30,7 @@ from limla.files import (
 from limla.manifest import check_settings
 from limla.pictures.walking import printable
 from limla.storage import listing
-from limla.trees.conversion import SOURCE_COLUMNS, Conversion, Refused, Row, Source, Value
+from limla.trees.conversion import SOURCE_COLUMNS, Conversion, Refused, Row, Value
 
 FORMAT = "limla-files-1"
 QUARANTINE = "quarantine.jsonl"
@@ -131,11 +131,21 @@ class ResultFolder:
             },
         )
 
-    def rows(self) -> dict[str, Row]:
-        """Source → its row, of everything that was finished at some time."""
-        found = {str(row["source"]): row for row in self._table_rows()}
-        found.update((str(row["source"]), row) for row in self._journal_rows())
-        return found
+    def known(self) -> tuple[dict[str, Row], set[str]]:
+        """Source → its row, of everything that was finished at some time; and the sources begun since then.
+
+        What stands under the names of a source that was begun is what a killed run left there.
+        """
+        rows = {str(row["source"]): row for row in self._table_rows()}
+        begun: set[str] = set()
+        for values in self._journal_lines():
+            if len(values) == 1:
+                begun.add(str(values[0]))
+            elif len(values) == len(self._columns):
+                row = dict(zip(self._columns, values, strict=True))
+                rows[str(row["source"])] = row
+                begun.discard(str(row["source"]))
+        return rows, begun
 
     def _table_rows(self) -> Iterator[Row]:
         try:
@@ -144,7 +154,10 @@ class ResultFolder:
             return
         text = data.decode("utf-8", "surrogateescape")
         try:
-            for fields in csv.DictReader(io.StringIO(text, newline=""), strict=True):
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+            if list(reader.fieldnames or ()) != list(self._columns):
+                raise ValueError(f"its columns are not {', '.join(self._columns)}")
+            for fields in reader:
                 yield {
                     name: self._columns[name](value) if value else ("" if self._columns[name] is str else None)
                     for name, value in fields.items()
@@ -154,34 +167,37 @@ class ResultFolder:
                 f"{self.table}: damaged ({error}); remove it, and run this again to make the files again"
             ) from error
 
-    def _journal_rows(self) -> Iterator[Row]:
+    def _journal_lines(self) -> Iterator[list[Any]]:
         try:
-            lines = self._journal.read_bytes().splitlines(keepends=True)
+            lines = self._journal.read_bytes().splitlines()
         except FileNotFoundError:
             return
         for line in lines:
             try:
                 values = json.loads(line)
-                yield dict(zip(self._columns, values, strict=True))
-            except (ValueError, TypeError):
+            except ValueError:
                 continue  # the run was killed while it wrote this line: its files are made again
+            if isinstance(values, list):
+                yield values
 
-    def is_finished(self, source: Source, row: Row, there: Mapping[str, int | None]) -> bool:
-        """Whether all that is made of a source stands here, by sizes and times; `there` lists its folder."""
-        if (row["source_num_bytes"], row["source_mtime_ns"]) != source[1:]:
-            return False
+    def num_bytes_there(self, source: str, row: Row, there: Mapping[str, int | None]) -> int | None:
+        """The bytes of all that was made of a source, None where some is missing; `there` lists its folder."""
         num_bytes = 0
-        for name in self._conversion.names(source.path, row):
+        for name in self._conversion.names(source, row):
             found = there.get(name.rpartition("/")[2])
             if found is None:
-                return False
+                return None
             num_bytes += found
-        return num_bytes == row["num_bytes"]
+        return num_bytes
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:
-        """The journal, opened to record more rows."""
-        with self._journal.open("ab") as file:
+        """The journal, opened to record more."""
+        with self._journal.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")  # ends the line in which a run was killed
             sync_folder(self.folder)
             yield Journal(file, tuple(self._columns))
 
@@ -201,15 +217,22 @@ class ResultFolder:
 
 
 class Journal:
-    """Rows on their way to the table."""
+    """Sources that are begun, and rows on their way to the table."""
 
     def __init__(self, file: Any, columns: tuple[str, ...]) -> None:
         self._file = file
         self._columns = columns
 
+    def begin(self, sources: Iterable[str]) -> None:
+        """Say, on disk, that files will be made of these: what stands under their names is this run's from now on."""
+        self._write([source] for source in sources)
+
     def record(self, rows: Iterable[Mapping[str, Value]]) -> None:
         """Bring rows to disk: their files are."""
-        lines = [canonical_json([row[name] for name in self._columns]) for row in rows]
+        self._write([row[name] for name in self._columns] for row in rows)
+
+    def _write(self, values: Iterable[list[Value]]) -> None:
+        lines = map(canonical_json, values)
         self._file.write("".join(f"{line}\n" for line in lines).encode())
         self._file.flush()
         os.fsync(self._file.fileno())

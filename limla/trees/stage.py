@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ _UNITS = 64
 """So many at least, where there are the files, so that many workers have work."""
 _SHOWN = 100
 """Refused files named on the console; all of them are in the quarantine list."""
+
+_SHOWN_CLASHES = 5
 
 Item = TypeVar("Item")
 Summarise = Callable[[Sequence[Row]], Mapping[str, Any]]
@@ -75,23 +77,25 @@ def convert_tree(
 
     Run again after an interruption, a full disk or a change of the sources, it makes only what is missing or changed,
     and the bytes are those of one run. A source whose size and time are those recorded, and whose results have their
-    sizes, is finished. What stands under the name of a result and is not limla's is left as it is and the source is
-    refused.
+    sizes, is finished. What stands under the name of a result and is not limla's, or has no longer the size that was
+    recorded, is left as it is and the source is refused.
 
-    Raises as `ResultFolder.held` and `begin`; `OSError` for a full disk.
+    Raises `DataError` where a result would have the name of a folder; as `ResultFolder.held` and `begin`; `OSError` for
+    a full disk.
     """
+    _check_names(sources, target, conversion)
     with target.held():
-        known = target.rows()
+        known, begun = target.known()
         folders = sorted({source.path.rpartition("/")[0] for source in sources.files})
         _clear(target, folders)
-        jobs, finished = _plan(sources, target, known, folders)
+        jobs, clear, finished = _plan(sources, target, conversion, known, begun, folders)
         num_finished, refused = len(finished), list[Refused]()
         if jobs:
             if num_finished:
                 progress.say(f"{num_finished} files are finished already")
             target.begin()
             try:
-                for result in _run(sources, target, conversion, jobs, progress, engine, title):
+                for result in _run(sources, target, conversion, jobs, clear, progress, engine, title):
                     if isinstance(result, Refused):
                         refused.append(result)
                     else:
@@ -117,20 +121,54 @@ def _clear(target: ResultFolder, folders: Iterable[str]) -> None:
         remove_unfinished(target.folder / folder)
 
 
+def _check_names(sources: Sources, target: ResultFolder, conversion: Conversion) -> None:
+    folders: set[str] = set()
+    for folder in {source.path.rpartition("/")[0] for source in sources.files}:
+        above = folder
+        while above and above not in folders:
+            folders.add(above)
+            above = above.rpartition("/")[0]
+    clashes = [
+        f"{printable(source.path)} and {printable(name)}/"
+        for source in (sources.files if folders else ())
+        for name in conversion.names(source.path, {})
+        if name in folders
+    ]
+    if clashes:
+        more = f"; and {len(clashes) - _SHOWN_CLASHES} more" if len(clashes) > _SHOWN_CLASHES else ""
+        raise DataError(
+            f"{sources.root or target.folder}: what is made of a file would have the name of a folder: "
+            f"{'; '.join(clashes[:_SHOWN_CLASHES])}{more}; rename one of each"
+        )
+
+
 def _plan(
-    sources: Sources, target: ResultFolder, known: Mapping[str, Row], folders: Iterable[str]
-) -> tuple[list[Job], dict[str, Row]]:
-    """What is to be done, and the rows of what is finished."""
+    sources: Sources,
+    target: ResultFolder,
+    conversion: Conversion,
+    known: Mapping[str, Row],
+    begun: Collection[str],
+    folders: Iterable[str],
+) -> tuple[list[Job], list[str], dict[str, Row]]:
+    """What is to be done; of this, what has nothing foreign in its way; and the rows of what is finished."""
     there = {folder: listing(target.folder / folder) for folder in folders}
     jobs: list[Job] = []
+    clear: list[str] = []
     finished: dict[str, Row] = {}
     for source in sources.files:
-        row = known.get(source.path)
-        if row is not None and target.is_finished(source, row, there[source.path.rpartition("/")[0]]):
-            finished[source.path] = row
-        else:
-            jobs.append(Job(source, is_ours=row is not None))
-    return jobs, finished
+        path = source.path
+        beside = there[path.rpartition("/")[0]]
+        row = known.get(path)
+        num_bytes = None if row is None else target.num_bytes_there(path, row, beside)
+        as_recorded = row is not None and num_bytes == row["num_bytes"]
+        if row is not None and as_recorded and (row["source_num_bytes"], row["source_mtime_ns"]) == source[1:]:
+            finished[path] = row
+            continue
+        is_ours = path in begun or as_recorded or (row is not None and num_bytes is None)
+        jobs.append(Job(source, is_ours))
+        if is_ours or not any(name.rpartition("/")[2] in beside for name in conversion.names(path, {})):
+            clear.append(path)
+    return jobs, clear, finished
 
 
 def _run(
@@ -138,24 +176,26 @@ def _run(
     target: ResultFolder,
     conversion: Conversion,
     jobs: list[Job],
+    clear: list[str],
     progress: Progress,
     engine: Engine,
     title: str,
 ) -> Iterator[Row | Refused]:
     root = None if sources.root is None else sources.root.absolute()
     work = ConvertFiles(root, target.folder.absolute(), conversion)
-    with (
-        target.journal() as journal,
-        progress.stage(title, len(jobs), "images") as advance,
-        closing(engine.map(work, units_of(jobs), advance)) as results,
-    ):
-        for unit in results:
-            rows = [result for result in unit if not isinstance(result, Refused)]
-            for row in rows[:1]:
-                for name in conversion.names(str(row["source"]), row):
-                    check_visible(target.folder / name)
-            journal.record(rows)
-            yield from unit
+    with target.journal() as journal:
+        journal.begin(clear)
+        with (
+            progress.stage(title, len(jobs), "images") as advance,
+            closing(engine.map(work, units_of(jobs), advance)) as results,
+        ):
+            for unit in results:
+                rows = [result for result in unit if not isinstance(result, Refused)]
+                for row in rows[:1]:
+                    for name in conversion.names(str(row["source"]), row):
+                        check_visible(target.folder / name)
+                journal.record(rows)
+                yield from unit
 
 
 def units_of(jobs: Sequence[Item]) -> list[tuple[Item, ...]]:

@@ -89,6 +89,50 @@ def test_an_interrupted_run_goes_on(pictures: Path, whole: dict[str, bytes], tmp
     assert tree(out) == whole
 
 
+class KilledBeforeRecording(StopsAfter):
+    """The local engine, interrupted when some units are on disk and none is recorded."""
+
+    def map(
+        self, work: Any, items: Sequence[Any], advance: Callable[[int], None]
+    ) -> Generator[Any, None, None]:
+        assert list(LocalEngine(2).map(work, items[: self.num_units], advance))
+        raise KeyboardInterrupt
+        yield
+
+
+def test_what_a_killed_run_did_not_record_is_still_its_own(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(3):
+        photo(raw / f"{number}.jpg", number)
+    out.mkdir()
+    compress(raw / "2.jpg", out, PNG)
+    (out / "1.png").write_bytes(b"mine")
+    with pytest.raises(KeyboardInterrupt):
+        compress(raw, out, PNG, engine=KilledBeforeRecording(1))
+    photo(raw / "0.jpg", 77)  # edited meanwhile, as is what was there
+    photo(raw / "1.jpg", 78)
+    result = compress(raw, out, PNG)
+    assert [one.path for one in result.refused] == ["1.jpg"]
+    assert (out / "1.png").read_bytes() == b"mine", "it was there before the run that was killed"
+    compress(raw / "0.jpg", tmp_path / "fresh", PNG)
+    assert (out / "0.png").read_bytes() == (tmp_path / "fresh" / "0.png").read_bytes()
+
+
+def test_a_row_after_a_torn_line_is_not_lost(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(9):
+        photo(raw / f"{number}.jpg", number)
+    with pytest.raises(KeyboardInterrupt):
+        compress(raw, out, PNG, engine=KilledBeforeRecording(1))
+    with (out / "limla-compress.journal").open("ab") as file:
+        file.write(b'["0.jpg", 12')
+    with pytest.raises(KeyboardInterrupt):
+        compress(raw, out, PNG, engine=StopsAfter(1))
+    said = Listening()
+    assert compress(raw, out, PNG, said).num_made == 1
+    assert said.lines == ["8 files are finished already"]
+
+
 @pytest.mark.parametrize("workers", [2, 9])
 def test_bytes_do_not_depend_on_the_workers(
     pictures: Path, whole: dict[str, bytes], tmp_path: Path, workers: int
@@ -184,12 +228,16 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
     photo(raw / "0.jpg", 77)  # another picture
     os.utime(raw / "1.jpg")  # only touched: made again, but not written
     (out / "2.png").unlink()
-    (out / "3.png").write_bytes(b"cut")
+    (out / "3.png").write_bytes(b"mine")
     photo(raw / "new.jpg", 5)
     (raw / "4.jpg").unlink()
     said = Listening()
     result = compress(raw, out, PNG, said)
-    assert result.num_made == 5
+    assert [one.path for one in result.refused] == ["3.jpg"]
+    assert f"another file is in the way: {out / '3.png'}; move it away" in result.refused[0].reason
+    assert (out / "3.png").read_bytes() == b"mine"
+    (out / "3.png").unlink()
+    assert result.num_made + compress(raw, out, PNG).num_made == 5
     after = marks(out)
     assert {name for name in before if after[name] != before[name]} == {"0.png", "2.png", "3.png"}
     assert any("holds what was made of 1 files that are no longer there" in line for line in said.lines)
@@ -219,6 +267,39 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     assert (out / "d.png").is_symlink()
     (out / "b.png").unlink()
     assert {one.path for one in compress(raw, out, PNG).refused} == {"c.jpg", "d.jpg"}
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_refusal(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("a.jpg", "cat/b.jpg", "dog/old/c.jpg"):
+        photo(raw / name)
+    out.mkdir()
+    compress(raw / "a.jpg", out, PNG)
+    (out / "cat").write_bytes(b"mine")
+    (out / "dog").symlink_to(tmp_path / "nowhere")
+    for _ in range(2):
+        result = compress(raw, out, PNG)
+        assert {one.path: one.reason for one in result.refused} == {
+            "cat/b.jpg": f"a file is in the way: {out / 'cat'}; b.png needs a folder there: move it away",
+            "dog/old/c.jpg": f"a file is in the way: {out / 'dog'}; c.png needs a folder there: move it away",
+        }
+    (out / "cat").unlink()
+    (out / "dog").unlink()
+    assert compress(raw, out, PNG).num_made == 2
+
+
+def test_a_folder_with_the_name_of_a_result_is_said_beforehand(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("x.png", "x.jpg/deep/y.png", "z.png", "z_r000_c000.png/a.jpg"):
+        photo(raw / name)
+    done = type_in("compress", raw, "--quality", 50, "--out", out)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"Error: {raw}: what is made of a file would have the name of a folder: x.png and x.jpg/; rename one of each\n"
+    )
+    done = type_in("tile", raw, "--tile", 8, "--out", out)
+    assert "z.png and z_r000_c000.png/; rename" in done.stderr
+    assert not out.exists()
 
 
 def test_other_settings_and_versions_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +352,14 @@ def test_damaged_records_are_said(tmp_path: Path) -> None:
     photo(raw / "a.jpg")
     compress(raw, out, PNG)
     table = (out / "limla-compress.csv").read_text()
-    for text in ("source,what\na,b\n", table.replace(",24,", ",many,"), table + "a,b,c,d,e,f,g,h,i,j,k\n"):
+    no_size = "\n".join(line.replace(line.split(",")[1] + ",", "", 1) for line in table.splitlines())
+    for text in (
+        "source,what\na,b\n",
+        no_size,
+        "",
+        table.replace(",24,", ",many,"),
+        table + "a,b,c,d,e,f,g,h,i,j,k\n",
+    ):
         (out / "limla-compress.csv").write_text(text)
         with pytest.raises(DataError, match=r"limla-compress\.csv: damaged .*; remove it, and run this again"):
             compress(raw, out, PNG)

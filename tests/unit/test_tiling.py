@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
@@ -13,6 +16,8 @@ from hypothesis import strategies as st
 
 from limla.errors import SettingsError
 from limla.packing import PackSettings, pack
+from limla.pictures import policies
+from limla.pictures.room import Room
 from limla.tiling import TileSettings, mirrored, tile_pictures
 from limla.types import Image
 from tests.conftest import natural_like
@@ -85,6 +90,32 @@ def test_dropping_counts_what_is_left_out(tmp_path: Path) -> None:
     assert (row["tile_rows"], row["tile_columns"], row["padded_pixels"]) == ("3", "5", "0")
 
 
+def test_a_padded_tile_counts_in_the_room_of_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Room):
+        taken_now: ClassVar[list[int]] = []
+
+        def taken(self, num_pixels: int) -> AbstractContextManager[None]:
+            self.taken_now.append(num_pixels)
+            return super().taken(num_pixels)
+
+    monkeypatch.setattr(policies, "_room", Counting(10**6))
+    cut(natural_like(10, 12), tmp_path / "in", TileSettings(100, "pad"))
+    cut(natural_like(10, 12), tmp_path / "in2", TileSettings(5))
+    assert Counting.taken_now == [120 + 100**2, 120]
+
+
+def test_a_wide_low_picture_is_padded_tile_by_tile(tmp_path: Path) -> None:
+    PIL.Image.fromarray(natural_like(2, 20_000)).save(tmp_path / "a.png")
+    tile_pictures(tmp_path / "a.png", tmp_path / "warm", TileSettings(500, "pad"))
+    tracemalloc.start()
+    try:
+        tile_pictures(tmp_path / "a.png", tmp_path / "tiles", TileSettings(500, "pad"))
+        _, peak_num_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_num_bytes < 3 * 500 * 20_000 / 2, "half of what a strip of tiles would need"
+
+
 def scenes(folder: Path) -> Path:
     for number in range(20):
         path = folder / ("river", "town")[number % 2] / f"{number}.tif"
@@ -127,8 +158,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_mistakes_in_the_settings() -> None:
-    with pytest.raises(SettingsError, match="choose 1 to 65500"):
-        TileSettings(0)
+    for tile in (0, 13378):
+        with pytest.raises(SettingsError, match="choose 1 to 13377, at most 178956970 pixels"):
+            TileSettings(tile, "pad")
     with pytest.raises(SettingsError, match="choose 0 to 15, less than the tile"):
         TileSettings(16, overlap=16)
     with pytest.raises(SettingsError, match="choose drop or pad"):
