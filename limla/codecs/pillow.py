@@ -1,10 +1,15 @@
-"""Pillow's readers and writers, as the codecs share them: bounded, without warnings, every failure one of ours."""
+"""Pillow's readers and writers, as the codecs share them: bounded, every failure one of ours.
+
+Of some damage in a TIFF file Pillow warns, and libtiff writes to stderr, and they go on. Both could be silenced for the
+whole process alone, and so for other threads' warnings too: a codec leaves them.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import PIL
@@ -33,8 +38,10 @@ DAMAGE = (
     struct.error,
     zlib.error,
     PIL.Image.DecompressionBombError,
+    UserWarning,
 )
-"""What Pillow's readers raise for damage: it differs by format and by the byte that is hit; found by fuzzing."""
+"""What Pillow's readers raise for damage: it differs by format and by the byte that is hit; found by fuzzing. Its
+warnings are raised where a user made warnings errors."""
 
 
 def encode(image: Image, name: str, **options: object) -> bytes:
@@ -51,8 +58,15 @@ def encode(image: Image, name: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def decode(data: bytes | memoryview, name: str, reader: type[ImageFile]) -> Image:
+def decode(
+    data: bytes | memoryview,
+    name: str,
+    reader: type[ImageFile],
+    check: Callable[[ImageFile], None] | None = None,
+) -> Image:
     """A file as a new (H, W, 3) uint8 array: its first picture, gray repeated, transparency left out.
+
+    Gray of 16 bits becomes 8 as packing has it, v · 255 / 65535 rounded; `check` may refuse what was read.
 
     `reader` is one of Pillow's classes; `PIL.Image.open` would warn, by a process-wide setting, of pictures that are
     large and allowed. Raises `DataError` for damage, and for more than `MAX_PIXELS` before they are decoded.
@@ -61,11 +75,23 @@ def decode(data: bytes | memoryview, name: str, reader: type[ImageFile]) -> Imag
         with reader(io.BytesIO(data)) as picture:
             check_decoded_size(picture.height, picture.width)
             picture.load()
+            if check is not None:
+                check(picture)
+            if picture.mode.startswith("I"):
+                picture = _eight_bits(picture)
             return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except DataError:  # of the size
+    except DataError:  # of the size, or of `check`
         raise
     except DAMAGE as error:
         raise damaged(name, error) from error
+
+
+def _eight_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Gray of 16 bits, or of 32 that hold no more, as "L"; Pillow itself would clip it at 255."""
+    values = np.asarray(picture)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("32-bit pixels have no defined range")
+    return PIL.Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def decode_bmp(data: bytes | memoryview) -> Image:

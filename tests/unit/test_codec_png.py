@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limla.codecs import png
 from limla.codecs.base import MAX_PIXELS
 from limla.codecs.png import PngCodec, decode_png
 from limla.errors import DataError, SettingsError
+from limla.pictures.policies import _flat_modes
 from limla.types import Image
 from tests.catalogue import SHAPES, decodes_or_data_error
 from tests.conftest import natural_like
@@ -99,12 +101,87 @@ def test_a_header_of_too_many_pixels_is_refused() -> None:
         decode_png(joined([(b"IHDR", header), *parts[1:]]))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
 def test_other_kinds_that_packing_stores_decode_as_by_pillow(mode: str) -> None:
     pixels = natural_like(21, 34, seed=3)
-    picture = PIL.Image.fromarray(pixels)
-    picture = PIL.Image.fromarray(pixels[..., 0].astype(np.uint16)) if mode == "I;16" else picture.convert(mode)
+    picture = PIL.Image.fromarray(pixels).convert(mode)
     assert np.array_equal(decode_png(saved(picture)), np.asarray(picture.convert("RGB")))
+
+
+def test_gray_of_16_bits_is_scaled_as_packing_does() -> None:
+    """Pillow's own conversion clips at 255."""
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    data = saved(PIL.Image.fromarray(values))
+    decoded = decode_png(data)
+    assert np.array_equal(decoded[..., 0], np.rint(values / 257))
+    assert np.ptp(decoded, axis=2).max() == 0
+    opened = PIL.Image.open(io.BytesIO(data))
+    assert np.array_equal(decoded[..., 0], np.asarray(_flat_modes(opened, {}).convert("L")))
+
+
+def uncompressed(
+    height: int, width: int, rows: bytes, colours: int = 2, depth: int = 8, interlacing: int = 0
+) -> bytes:
+    """A file of these bytes, compressed into one whole zlib stream."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, interlacing)
+    return joined([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
+
+
+@pytest.mark.parametrize("num_rows", [1, 10, 63])
+@pytest.mark.parametrize("value", [0, 200])
+def test_fewer_rows_than_the_header_says_are_refused(num_rows: int, value: int) -> None:
+    """Pillow alone leaves the rest black."""
+    row = b"\0" + bytes([value]) * 192
+    whole = decode_png(uncompressed(64, 64, 64 * row))
+    assert (whole == value).all()
+    with pytest.raises(DataError, match="fewer rows"):
+        decode_png(uncompressed(64, 64, num_rows * row))
+    with pytest.raises(DataError, match="truncated"):
+        decode_png(uncompressed(64, 64, num_rows * row + row[:-1]))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize(("colours", "depth"), [(0, 1), (0, 16), (2, 8), (4, 8)])
+def test_interlaced_files_are_counted_too(side: int, colours: int, depth: int) -> None:
+    """By the seven passes of the standard, 8.2, pixel by pixel."""
+    ranks = np.array([
+        [1, 6, 4, 6, 2, 6, 4, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+        [5, 6, 5, 6, 5, 6, 5, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+        [3, 6, 4, 6, 3, 6, 4, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+        [5, 6, 5, 6, 5, 6, 5, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+    ])  # fmt: skip
+    pixels = ranks[np.arange(side) % 8][:, np.arange(side + 3) % 8]
+    bits = depth * {0: 1, 2: 3, 4: 2}[colours]
+    in_rows = [int((row == rank).sum()) for rank in range(1, 8) for row in pixels]
+    rows = [b"\0" + b"\x5a" * -(-count * bits // 8) for count in in_rows if count]
+    decoded = decode_png(uncompressed(side, side + 3, b"".join(rows), colours, depth, 1))
+    assert decoded.shape == (side, side + 3, 3)
+    with pytest.raises(DataError, match="fewer rows"):
+        decode_png(uncompressed(side, side + 3, b"".join(rows[:-1]), colours, depth, 1))
+
+
+def test_a_header_of_more_pixels_than_the_bytes_can_hold_is_refused_before_anything_is_allocated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    black = uncompressed(2000, 2000, bytes(2000 * 6001))
+    assert not decode_png(black).any()  # the most that deflate does is allowed
+    monkeypatch.setattr(png.pillow, "decode", lambda *_: pytest.fail("allocated"))
+    with pytest.raises(DataError, match="too short for 67108865 × 1 pixels"):
+        decode_png(uncompressed(67_108_865, 1, bytes(100)))
+
+
+def test_a_second_header_is_refused() -> None:
+    """Pillow believes the last one."""
+    parts = chunks(PngCodec().encode(natural_like(8, 8), 100))
+    for wrong in ([parts[0], *parts], parts[1:], [(b"IHDR", parts[0][1] + b"\0"), *parts[1:]]):
+        with pytest.raises(DataError, match="only header"):
+            decode_png(joined(wrong))
+    with pytest.raises(DataError, match="colour type 5"):
+        decode_png(uncompressed(2, 2, bytes(99), colours=5))
 
 
 def test_what_pillow_would_warn_of_is_not_given_to_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -42,13 +43,36 @@ def test_gray_members_are_repeated(extension: str) -> None:
     assert np.ptp(decoded, axis=2).max() == 0
 
 
+def test_gray_of_more_than_8_bits_is_scaled_or_refused() -> None:
+    values = np.array([[0, 256, 1000, 32768, 65535]], np.uint16)
+    for kind in (values, values.astype(np.int32)):
+        file = io.BytesIO()
+        PIL.Image.fromarray(kind).save(file, "TIFF")
+        assert decode_image(file.getvalue(), "tif")[0, :, 0].tolist() == [0, 1, 4, 128, 255]
+    file = io.BytesIO()
+    PIL.Image.fromarray(values.astype(np.int32) + 1).save(file, "TIFF")
+    with pytest.raises(DataError, match="no defined range"):
+        decode_image(file.getvalue(), "tif")
+
+
+def test_what_pillow_warns_of_is_an_image_or_a_data_error_where_warnings_are_errors() -> None:
+    data = bytearray(encoded("tif", natural_like(20, 28)))
+    start = int.from_bytes(data[4:8], "little")
+    data[start : start + 2] = (60000).to_bytes(2, "little")  # tags
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        decodes_or_data_error(lambda whole: decode_image(whole, "tif"), bytes(data))
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match="not a decodable TIFF image"):
+            decode_image(bytes(data), "tif")
+
+
 @pytest.mark.parametrize("extension", FORMATS)
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
     length=st.floats(0, 1),
 )
-@pytest.mark.filterwarnings("ignore")  # Pillow warns of some damage and goes on
 def test_mutated_members_decode_or_are_data_errors(
     extension: str, changes: list[tuple[float, int]], length: float
 ) -> None:
