@@ -4,7 +4,7 @@
 them on disk, `linear` and `twins` are the two measurements, `parts` the finished ones, `rows` the table.
 """
 
-from limla.probing.settings import BinaryCodes, ProbeSettings
+from limla.probing.settings import ProbeSettings
 from limla.probing.stage import ProbeResult, probe
 
-__all__ = ["BinaryCodes", "ProbeResult", "ProbeSettings", "probe"]
+__all__ = ["ProbeResult", "ProbeSettings", "probe"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +16,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from limla.codecs.base import Codec
+from limla.codecs.base import BinaryCodes
 from limla.errors import DataError, SettingsError
 from limla.files import atomic_open, write_json
 from limla.loaders.base import LoaderSettings, open_loader
 from limla.manifest import SOURCE, SPLITS
 from limla.metrics import rate_bpp
 from limla.paths import AnyPath
-from limla.probing.settings import PIXELS, BinaryCodes, ProbeInput
+from limla.probing.settings import PIXELS, ProbeInput
 from limla.probing.views import VIEWS_IN_TEST, VIEWS_IN_TRAINING, View, ViewGrid
 from limla.progress import Progress
 from limla.types import Image, Preprocessing
@@ -44,7 +46,7 @@ class Samples:
     labels: npt.NDArray[np.int64]
 
 
-def code_shapes(codec: Codec, qualities: Iterable[int], image_size: int) -> dict[int, tuple[int, ...]]:
+def code_shapes(codec: BinaryCodes, qualities: Iterable[int], image_size: int) -> dict[int, tuple[int, ...]]:
     """Quality → (bits, h, w) of the codes of square images; raises `DataError` for what are no codes."""
     grey = np.full((image_size, image_size, 3), 128, np.uint8)
     return {quality: _codes(codec, grey, quality).shape for quality in qualities}
@@ -74,57 +76,114 @@ class InputStore:
     Every array is uint8, (N, C, h, w) of whole images and (N, V, C, h, w) of views: pixels 0 … 255, codes 0 or 1.
 
     Args:
-        folder: of the arrays; it may be removed at any time, and they are made again.
+        folder: of the arrays; what is removed of it between runs is made again.
         data_dir: with the shards.
         grid: of images and views.
-        codec: with `BinaryCodes`.
+        codec: of the qualities asked for.
     """
 
-    def __init__(self, folder: Path, data_dir: AnyPath, grid: ViewGrid, codec: Codec) -> None:
+    def __init__(self, folder: Path, data_dir: AnyPath, grid: ViewGrid, codec: BinaryCodes) -> None:
         self._folder = folder
         self._data_dir = data_dir
         self._grid = grid
         self._codec = codec
 
+    @property
+    def record(self) -> Path:
+        """The file of keys and labels."""
+        return self._folder / "samples.json"
+
     def whole(self, source: ProbeInput, split: str) -> Bytes:
-        """The whole images of a split, mapped from disk."""
-        return np.load(self._path(source, split, "whole"), mmap_mode="r")
+        """The whole images of a split, mapped from disk; `prepare` was called."""
+        return _mapped(self._path(source, split, "whole"))
 
     def views(self, source: ProbeInput, split: str) -> Bytes:
-        """The views of the train or test images, mapped from disk."""
-        return np.load(self._path(source, split, "views"), mmap_mode="r")
+        """The views of the train or test images, mapped from disk; `prepare` was called."""
+        return _mapped(self._path(source, split, "views"))
 
     def samples(self, progress: Progress) -> dict[str, Samples]:
-        """Keys and labels by split; reads the shards where the originals' pixels are not there."""
-        done = self._folder / "samples.json"
-        if not done.is_file():
+        """Keys and labels by split; reads the shards where they are not recorded. Raises `DataError` for damage."""
+        if not self.record.is_file():
             found = {split: self._read_pixels(split, progress) for split in SPLITS}
             write_json(
-                done,
+                self.record,
                 {
                     split: {"keys": list(samples.keys), "labels": samples.labels.tolist()}
                     for split, samples in found.items()
                 },
             )
-        stored = _stored(done)
-        return {
-            split: Samples(tuple(values["keys"]), np.asarray(values["labels"], np.int64))
-            for split, values in stored.items()
-        }
+        with _reading(self.record) as stored:
+            samples = {
+                split: Samples(tuple(stored[split]["keys"]), np.asarray(stored[split]["labels"], np.int64))
+                for split in SPLITS
+            }
+            if any(found.labels.shape != (len(found.keys),) for found in samples.values()):
+                raise ValueError("not as many labels as keys")
+        return samples
 
-    def rate(self, quality: int, samples: dict[str, Samples], progress: Progress) -> float:
-        """Mean bits per pixel of the test images' files; makes the decoded pixels and the codes where they are not."""
-        for split in SPLITS:
-            done = self._bytes_path(quality, split)
-            if not done.is_file():
-                write_json(done, {"num_bytes": self._encode(split, quality, samples[split], progress)})
-        num_bytes = _stored(self._bytes_path(quality, "test"))["num_bytes"]
+    def prepare(self, source: ProbeInput, samples: dict[str, Samples], progress: Progress) -> float | None:
+        """Make the input's arrays where they are missing or of another size.
+
+        Returns the mean bits per pixel of the test images' files, None for the originals' pixels.
+        Raises `DataError` for damaged records.
+        """
+        if source.quality is None:
+            for split in SPLITS:
+                self._prepare_pixels(split, samples[split], progress)
+            return None
+        bits = code_shapes(self._codec, [source.quality], self._grid.image_size)[source.quality][0]
+        return [
+            self._prepare_quality(split, source.quality, bits, samples[split], progress) for split in SPLITS
+        ][-1]
+
+    def _prepare_pixels(self, split: str, samples: Samples, progress: Progress) -> None:
+        if self._is_whole(PIXELS, split, 3, len(samples.keys)):
+            return
+        found = self._read_pixels(split, progress)
+        if found.keys != samples.keys or (found.labels != samples.labels).any():
+            raise DataError(f"{self.record}: does not fit the shards; remove {self._folder} and run again")
+
+    def _prepare_quality(
+        self, split: str, quality: int, bits: int, samples: Samples, progress: Progress
+    ) -> float:
+        """Of both the decoded pixels and the codes; returns the split's mean rate."""
+        done, total = self._bytes_path(quality, split), len(samples.keys)
+        is_whole = (
+            done.is_file()
+            and self._is_whole(ProbeInput("decoded", quality), split, 3, total)
+            and self._is_whole(ProbeInput("codes", quality), split, bits, total, self._grid.cell)
+        )
+        if not is_whole:
+            self._prepare_pixels(split, samples, progress)
+            write_json(done, {"num_bytes": self._encode(split, quality, bits, samples, progress)})
         side = self._grid.image_size
-        return float(np.mean([rate_bpp(number, side, side) for number in num_bytes]))
+        with _reading(done) as stored:
+            num_bytes = stored["num_bytes"]
+            if len(num_bytes) != total:
+                raise ValueError(f"{len(num_bytes)} files of {total} images")
+            return float(np.mean([rate_bpp(number, side, side) for number in num_bytes]))
 
     def _bytes_path(self, quality: int, split: str) -> Path:
-        """Written after the arrays of that quality and split, which are complete where it is."""
+        """Written after the arrays of that quality and split."""
         return self._folder / f"q{quality}-{split}.json"
+
+    def _shapes(self, split: str, channels: int, total: int, cell: int) -> dict[str, tuple[int, ...]]:
+        """Part → shape of an input's arrays of a split."""
+        whole_side, view_side = (side // cell for side in (self._grid.image_size, self._grid.view_size))
+        num_views = self._grid.num_views(_NUM_VIEWS[split])
+        shapes: dict[str, tuple[int, ...]] = {"whole": (total, channels, whole_side, whole_side)}
+        if num_views:
+            shapes["views"] = (total, num_views, channels, view_side, view_side)
+        return shapes
+
+    def _is_whole(self, source: ProbeInput, split: str, channels: int, total: int, cell: int = 1) -> bool:
+        """Whether the arrays are there, in their sizes."""
+        for part, shape in self._shapes(split, channels, total, cell).items():
+            path, header = self._path(source, split, part), io.BytesIO()
+            _write_header(header, shape)
+            if not path.is_file() or path.stat().st_size != header.tell() + math.prod(shape):
+                return False
+        return True
 
     def _path(self, source: ProbeInput, split: str, part: str) -> Path:
         return self._folder / f"{source.file_name}-{split}-{part}.npy"
@@ -154,10 +213,9 @@ class InputStore:
             loader.close()
         return Samples(tuple(keys), np.asarray(labels, np.int64))
 
-    def _encode(self, split: str, quality: int, samples: Samples, progress: Progress) -> list[int]:
+    def _encode(self, split: str, quality: int, bits: int, samples: Samples, progress: Progress) -> list[int]:
         """Decoded pixels and codes of a split at a quality; returns each whole image's bytes."""
         images = self.whole(PIXELS, split)
-        bits = code_shapes(self._codec, [quality], self._grid.image_size)[quality][0]
 
         def encoded(index: int) -> list[_Encoded]:
             image = np.ascontiguousarray(images[index].transpose(1, 2, 0))
@@ -201,22 +259,17 @@ class InputStore:
         self, source: ProbeInput, split: str, channels: int, total: int, cell: int = 1
     ) -> Iterator[Callable[[Bytes, list[Bytes]], None]]:
         """A function that adds an image and its views, (C, h, w) each, to arrays that appear when the block ends."""
-        whole_side, view_side = (side // cell for side in (self._grid.image_size, self._grid.view_size))
-        num_views = self._grid.num_views(_NUM_VIEWS[split])
-        with ExitStack() as files:
-            whole = files.enter_context(atomic_open(self._path(source, split, "whole")))
-            _write_header(whole, (total, channels, whole_side, whole_side))
-            views = None
-            if num_views:
-                views = files.enter_context(atomic_open(self._path(source, split, "views")))
-                _write_header(views, (total, num_views, channels, view_side, view_side))
+        shapes = self._shapes(split, channels, total, cell)
+        with ExitStack() as stack:
+            files = {part: stack.enter_context(atomic_open(self._path(source, split, part))) for part in shapes}
+            for part, shape in shapes.items():
+                _write_header(files[part], shape)
 
             def write(image: Bytes, cuts: list[Bytes]) -> None:
-                assert len(cuts) == num_views
-                whole.write(image.tobytes())
+                assert len(cuts) == self._grid.num_views(_NUM_VIEWS[split])
+                files["whole"].write(image.tobytes())
                 for cut in cuts:
-                    assert views is not None
-                    views.write(cut.tobytes())
+                    files["views"].write(cut.tobytes())
 
             yield write
 
@@ -232,9 +285,8 @@ def _planes(image: Image) -> Bytes:
     return image.transpose(2, 0, 1)
 
 
-def _codes(codec: Codec, image: Image, quality: int) -> Bytes:
+def _codes(codec: BinaryCodes, image: Image, quality: int) -> Bytes:
     """The codes, held to the protocol."""
-    assert isinstance(codec, BinaryCodes)
     codes = codec.codes(image, quality)
     if codes.dtype != np.uint8 or codes.ndim != 3 or 0 in codes.shape or codes.max() > 1:
         raise DataError(
@@ -248,8 +300,19 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _mapped(path: Path) -> Bytes:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return np.load(path, mmap_mode="r")
     except ValueError as error:
         raise DataError(f"{path}: damaged ({error}); remove it and run again") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """A record's JSON; raises `DataError` where the block finds it other than it is written."""
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: damaged ({type(error).__name__}: {error}); remove it and run again"
+        ) from error

@@ -19,7 +19,7 @@ POOLED_SIDE = 4
 STRENGTHS = tuple(10.0**power for power in range(-3, 5))
 """Values of scikit-learn's C that are tried, for values whose squares add up to about 1 in each image."""
 MAX_NUMBERS = 200_000_000
-"""The most values of all training images together; 1.6 GB as they are computed with."""
+"""The most values of all images of all splits together; 1.6 GB as they are computed with."""
 _MAX_ITERATIONS = 5000
 _TOLERANCE = 1e-6
 _SMALLEST_EIGENVALUE = 1e-10

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal
 
 from limla.codecs import build_codec, codec_name, codec_scale
-from limla.codecs.base import Codec
+from limla.codecs.base import BinaryCodes
 from limla.errors import SettingsError
 from limla.paths import AnyPath
-from limla.types import Image, Preprocessing
+from limla.types import Preprocessing
 
 Representation = Literal["flat", "pooled", "untrained", "twins"]
 REPRESENTATIONS: dict[Representation, str] = {
@@ -26,15 +23,6 @@ REPRESENTATIONS: dict[Representation, str] = {
 """What the linear probe sees of an input, in the order of the table."""
 OF_ENCODERS: tuple[Representation, ...] = ("untrained", "twins")
 """Those that differ from seed to seed."""
-
-
-@runtime_checkable
-class BinaryCodes(Protocol):
-    """A codec whose bitstream is a grid of binary codes."""
-
-    def codes(self, image: Image, quality: int) -> npt.NDArray[np.uint8]:
-        """The (bits, h, w) uint8 codes, 0 or 1, of an (H, W, 3) uint8 image; raises as `Codec.encode`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +111,7 @@ class ProbeSettings:
         for quality in self.qualities:
             yield ProbeInput("codes", quality)
 
-    def build_codec(self) -> Codec:
+    def build_codec(self) -> BinaryCodes:
         """The codec; raises `SettingsError` for one without binary codes."""
         codec = build_codec(self.codec)
         if not isinstance(codec, BinaryCodes):

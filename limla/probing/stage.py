@@ -18,11 +18,12 @@ import torch
 
 from limla.analysis.columns import columns_of, table_of, values_of
 from limla.codecs import codec_label
-from limla.codecs.base import Codec
+from limla.codecs.base import BinaryCodes
 from limla.errors import DataError, SettingsError
-from limla.files import exclusive, remove_unfinished, write_bytes, write_json
+from limla.files import TEMPORARY_SUFFIX, exclusive, remove_unfinished, write_bytes, write_json
 from limla.manifest import SOURCE, SPLITS, Manifest, check_settings, library_versions, read_manifest
 from limla.models.device import choose_device
+from limla.pictures.walking import printable
 from limla.probing import linear, twins
 from limla.probing.arrays import InputStore, Samples, code_cell, code_shapes
 from limla.probing.parts import Part, PartName
@@ -31,11 +32,14 @@ from limla.probing.settings import OF_ENCODERS, ProbeSettings
 from limla.probing.views import VIEWS_IN_TEST, VIEWS_IN_TRAINING, ViewGrid
 from limla.progress import SILENT, Progress
 from limla.results import write_table
+from limla.storage import listing
 
 TABLE = "probe"
 """Name of the table's files in the output folder, without their endings."""
 _SETTINGS = "settings.json"
-_LIBRARIES = ("torch", "numpy", "scikit-learn", "scipy", "statsmodels", "pillow", "simplejpeg")
+_LOCK = "probe.lock"
+_OF_PARTS = ("torch", "numpy", "scikit-learn", "pillow", "simplejpeg")
+_OF_TABLE = ("scipy", "statsmodels")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class ProbeResult:
 @dataclass(frozen=True)
 class _Run:
     settings: ProbeSettings
-    codec: Codec
+    codec: BinaryCodes
     device: torch.device
     manifest: Manifest
     grid: ViewGrid
@@ -82,15 +86,19 @@ def probe(settings: ProbeSettings, progress: Progress = SILENT) -> ProbeResult:
     grid = ViewGrid(settings.image_size, code_cell(shapes, settings.image_size))
     _check_counts(settings, manifest, max(3 * grid.image_size**2, *map(math.prod, shapes.values())))
     folder = settings.output_dir
+    decisive = _decisive(settings, codec, manifest, grid, device)
+    _check_folder(folder, decisive)
     folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder / "probe.lock", "a probe"):
-        decisive = _decisive(settings, codec, manifest, grid, device)
-        _claim(folder, decisive)
+    with exclusive(folder / _LOCK, "a probe"):
+        _check_folder(folder, decisive)
+        write_json(folder / _SETTINGS, decisive)
         for name in ("inputs", "parts"):
             (folder / name).mkdir(exist_ok=True)
             remove_unfinished(folder / name)
         store = InputStore(folder / "inputs", settings.data_dir, grid, codec)
-        run = _Run(settings, codec, device, manifest, grid, store, store.samples(progress))
+        samples = store.samples(progress)
+        _check_samples(store.record, manifest, samples)
+        run = _Run(settings, codec, device, manifest, grid, store, samples)
         names = list(_names(settings))
         kept = {name for name in names if name.path(folder / "parts").is_file()}
         for name in names:
@@ -113,18 +121,37 @@ def _check_counts(settings: ProbeSettings, manifest: Manifest, most_values: int)
                 f"{settings.data_dir / SOURCE}: {counts[split]} images of split {split}, and a probe needs "
                 f"{fewest}: pack more images, or with other shares of the splits"
             )
-    numbers = counts["train"] * most_values
+    num_images = sum(counts.values())
+    numbers = num_images * most_values
     if "flat" in settings.representations and numbers > linear.MAX_NUMBERS:
         raise SettingsError(
-            f"representation flat: {counts['train']} images of up to {most_values} values are {numbers}, more than "
+            f"representation flat: {num_images} images of up to {most_values} values are {numbers}, more than "
             f"{linear.MAX_NUMBERS}: choose a smaller --image-size, or other representations"
         )
 
 
+def _check_samples(record: Path, manifest: Manifest, samples: dict[str, Samples]) -> None:
+    """`record`: where they are from."""
+    for split, found in samples.items():
+        wanted, num_classes = manifest.num_samples(split), len(manifest.class_names)
+        if len(found.keys) != wanted or not ((found.labels >= 0) & (found.labels < num_classes)).all():
+            raise DataError(
+                f"{record}: damaged (not {wanted} images of {num_classes} classes in {split}); remove it and run again"
+            )
+    trained, judged = (np.unique(samples[split].labels) for split in ("train", "val"))
+    if len(trained) < 2:
+        raise DataError(
+            f"all train images are of class '{manifest.class_names[trained[0]]}', and a probe needs 2 classes: "
+            "pack more images"
+        )
+    if not np.isin(judged, trained).any():
+        raise DataError("no val image is of a class that train images have: pack more images")
+
+
 def _decisive(
-    settings: ProbeSettings, codec: Codec, manifest: Manifest, grid: ViewGrid, device: torch.device
+    settings: ProbeSettings, codec: BinaryCodes, manifest: Manifest, grid: ViewGrid, device: torch.device
 ) -> dict[str, Any]:
-    """What decides a part, whichever it is; equal ones may share a folder."""
+    """What decides a part, whichever it is, the versions that make it included; equal ones may share a folder."""
     return {
         "data": {split: manifest.data_id(split) for split in SPLITS},
         "codec": codec_label(settings.codec),
@@ -140,19 +167,30 @@ def _decisive(
             "trade-off": twins.TRADE_OFF, "embedded": twins.NUM_EMBEDDED, "batch-size": twins.BATCH_SIZE,
             "learning-rate": twins.LEARNING_RATE,
         },
+        **library_versions(_OF_PARTS),
     }  # fmt: skip
 
 
-def _claim(folder: Path, decisive: dict[str, Any]) -> None:
-    """Write the settings into a new folder; raise `SettingsError` for one made with others."""
+def _check_folder(folder: Path, decisive: dict[str, Any]) -> None:
+    """Raise `SettingsError` for a folder made with other settings or versions, and for one with other contents."""
     path = folder / _SETTINGS
-    if not path.is_file():
-        write_json(path, decisive)
+    there = listing(folder)
+    if path.name not in there:
+        foreign = sorted(name for name in there if name != _LOCK and not name.endswith(TEMPORARY_SUFFIX))
+        if foreign:
+            raise SettingsError(
+                f"{folder} is not empty ({printable(foreign[0])} …) and not made by limla codec probe: "
+                "choose another folder"
+            )
         return
     try:
         existing = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(existing, dict):
+            raise ValueError("no settings")
     except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); remove the folder and run again") from error
+        raise DataError(
+            f"{path}: not made by limla codec probe, or damaged ({error}); choose another folder"
+        ) from error
     check_settings(folder, existing, decisive)
 
 
@@ -166,7 +204,7 @@ def _names(settings: ProbeSettings) -> Iterator[PartName]:
 
 def _computed(run: _Run, name: PartName, progress: Progress) -> Part:
     source, store = name.source, run.store
-    rate = None if source.quality is None else store.rate(source.quality, run.samples, progress)
+    rate = store.prepare(source, run.samples, progress)
     started = time.monotonic()
     if name.seed is None:
         change = linear.flat if name.representation == "flat" else linear.pooled
@@ -235,7 +273,7 @@ def _record(
         "qualities": list(run.settings.qualities),
         "seeds": list(run.settings.seeds),
         "settings": decisive,
-        "versions": library_versions(_LIBRARIES),
+        "versions": library_versions((*_OF_PARTS, *_OF_TABLE)),
         "rows": [asdict(row) for row in rows],
         "seconds": {name.text: part.seconds for name, part in parts.items()},
     }

@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 from limla.cli import limla
 from limla.cli.codec_probe import probe as command
 from limla.codecs import build_codec
+from limla.codecs.base import BinaryCodes
 from limla.errors import DataError, SettingsError
 from limla.files import TEMPORARY_SUFFIX
-from limla.probing import BinaryCodes, ProbeSettings, linear, probe
+from limla.probing import ProbeSettings, linear, probe
 from limla.probing.arrays import InputStore, code_cell, code_shapes
 from limla.probing.settings import PIXELS, ProbeInput
 from limla.probing.views import ViewGrid
@@ -82,7 +83,7 @@ def test_every_input_is_of_the_same_keys_and_views(data_dir: Path, tmp_path: Pat
     store = InputStore(tmp_path, data_dir, grid, codec)
     samples = store.samples(SILENT)
     assert {split: len(found.keys) for split, found in samples.items()} == COUNTS
-    store.rate(QUALITY, samples, SILENT)
+    assert store.prepare(ProbeInput("codes", QUALITY), samples, SILENT) == 8 * (5 + QUALITY * 16 / 8) / SIDE**2
     for split, found in samples.items():
         assert found.labels.tolist() == [number % 3 for number in range(COUNTS[split])]
         pixels, decoded, codes = (
@@ -224,8 +225,8 @@ def test_qualities_whose_codes_lie_on_different_grids_are_refused() -> None:
 def test_more_values_than_the_flat_probe_holds_are_refused_before_any_work(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "MAX_NUMBERS", 100_000)
-    with pytest.raises(SettingsError, match="37 images of up to 3072 values are 113664, more than 100000"):
+    monkeypatch.setattr(linear, "MAX_NUMBERS", 150_000)
+    with pytest.raises(SettingsError, match="56 images of up to 3072 values are 172032, more than 150000"):
         probe(settings_for(data_dir, tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -267,11 +268,11 @@ def test_the_learned_codec_of_the_catalogue_is_probed_by_its_command(tmp_path: P
         text,
         *options,
         "--output-dir",
-        str(tmp_path),
+        str(tmp_path / "out"),
     ]
     found = CliRunner().invoke(limla, arguments)
     assert found.exit_code == 0, found.output
-    rows = json.loads((tmp_path / "probe.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "out" / "probe.json").read_text())["rows"]
     codec = build_codec(text)
     assert isinstance(codec, BinaryCodes)
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
