@@ -7,7 +7,7 @@ import threading
 from typing import ClassVar
 
 from limla.codecs.base import QualityScale
-from limla.codecs.bits import BitReader
+from limla.codecs.bits import MOST_UNITS, BitReader
 from limla.codecs.intra import IntraCodec
 from limla.codecs.ycbcr import Planes
 from limla.errors import DataError
@@ -68,10 +68,15 @@ def _silence() -> None:
 
 
 def _obus(stream: bytes) -> list[tuple[int, bytes]]:
-    """Type and payload of each unit (AV1 bitstream specification, 5.3); `DataError` unless they fill the stream."""
+    """Type and payload of each unit (AV1 bitstream specification, 5.3).
+
+    Raises `DataError` unless they fill the stream, and for more than `MOST_UNITS`.
+    """
     units: list[tuple[int, bytes]] = []
     place = 0
     while place < len(stream):
+        if len(units) == MOST_UNITS:
+            raise DataError(f"an AV1 stream of more than {MOST_UNITS} units, which is not one picture")
         header = stream[place]
         if header & 0b10000111 != 0b10:  # no extension, with a size, nothing forbidden or reserved
             raise DataError("an AV1 stream with a unit of another form")

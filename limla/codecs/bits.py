@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -9,12 +10,16 @@ from limla.errors import DataError
 
 _START = re.compile(b"\0\0\0?\1")
 _LONGEST_EXP_GOLOMB = 32
+_LONGEST_HEADER = 1 << 10
+MOST_UNITS = 8
+"""Of a stream: one picture and its headers are five at most. A stream may hold one for every three bytes."""
 
 
 class BitReader:
-    """Numbers out of bytes, the highest bit first. Reading past the end raises `DataError`."""
+    """Numbers out of bytes, the highest bit first. Reading past the end, or a kilobyte, raises `DataError`."""
 
     def __init__(self, data: bytes) -> None:
+        data = data[:_LONGEST_HEADER]  # each number costs as much as the whole is long
         self._number = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 
@@ -44,8 +49,13 @@ class Unit(NamedTuple):
 
 
 def nal_units(stream: bytes) -> list[Unit]:
-    """The NAL units of a byte stream (Annex B); `DataError` for one that does not begin with a start code."""
-    starts = list(_START.finditer(stream))
+    """The NAL units of a byte stream (Annex B).
+
+    Raises `DataError` for a stream that does not begin with a start code, an empty unit, and more than `MOST_UNITS`.
+    """
+    starts = list(itertools.islice(_START.finditer(stream), MOST_UNITS + 1))
+    if len(starts) > MOST_UNITS:
+        raise DataError(f"a video stream of more than {MOST_UNITS} units, which is not one picture")
     if not starts or starts[0].start() != 0:
         raise DataError("a video stream that does not begin with a start code")
     ends = [start.start() for start in starts[1:]] + [len(stream)]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,6 +231,32 @@ def test_another_codecs_stream_is_refused(codec: IntraCodec) -> None:
         body = body_of(video_codec(name), natural_like(40, 56))
         with pytest.raises(DataError):
             codec.decode(write_container(codec.name, 40, 56, body))
+
+
+UNITS = {"h264": b"\0\0\1x", "hevc": b"\0\0\1\x40", "av1": b"\x12\x00"}
+"""The shortest of each codec."""
+
+
+def test_a_flood_of_units_is_refused_at_once(codec: IntraCodec) -> None:
+    """Each unit of a few bytes would take a hundred times as much."""
+    data = write_container(codec.name, 16, 16, UNITS[codec.name] * 200_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="more than 8 units, which is not one picture"):
+            codec.decode(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * len(data)
+
+
+def test_a_header_is_read_no_further_than_one_is_long() -> None:
+    """A number of Python's as long as a file would be shifted for each bit."""
+    reader = BitReader(bytes(1_000_000))
+    for _ in range(256):
+        assert reader.bits(32) == 0
+    with pytest.raises(DataError, match="cut off"):
+        reader.bits(1)
 
 
 def test_headers_that_are_cut_off_are_refused(codec: IntraCodec) -> None:
