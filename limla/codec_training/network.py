@@ -23,7 +23,7 @@ class Autoencoder(nn.Module):
     """Pixels → numbers on a grid an eighth as large → pixels.
 
     The encoder is the patches' principal components and, beside them, two convolutions that look beyond the patch;
-    the decoder the components turned back and, beside them, five that see the neighbours, which is where a block
+    the decoder the components turned back and, beside them, four that see the neighbours, which is where a block
     code's seams go. The parts beside begin at zero, so training begins at the principal components.
 
     Args:

@@ -34,7 +34,7 @@ _JUDGED_IMAGES = 64
 _JUDGED_QUALITIES = (8, 16, 32, 64)
 _LAST_RATE = 0.02
 _LARGEST_GRADIENT = 1.0
-_LIBRARIES = ("torch", "numpy", "constriction")
+_LIBRARIES = ("torch", "numpy", "constriction", "pillow", "simplejpeg")
 
 
 @dataclass
@@ -68,7 +68,8 @@ def train_codec(settings: CodecTrainSettings, progress: Progress = SILENT) -> Co
     as many threads of torch, the weights are those of a run that nothing interrupted.
 
     Raises `DataError` for shards or a checkpoint that are missing or damaged, `SettingsError` for a checkpoint of
-    other settings and while another process trains into the same file, `LimlaError` where training diverges.
+    other settings or library versions, for files of others in the way, and while another process trains into the same
+    file, `LimlaError` where training diverges.
     """
     device = choose_device(settings.device)
     manifest = read_manifest(settings.data_dir / SOURCE)
@@ -138,20 +139,24 @@ def _checkpoint_path(settings: CodecTrainSettings) -> Path:
 
 
 def _finished(settings: CodecTrainSettings, identity: dict[str, Any]) -> CodecTrainResult | None:
+    """The result of an earlier run; None where there is work to do, and nothing of others in its way."""
     path = _record_path(settings)
-    if not path.is_file() or not settings.output.is_file():
+    if not path.exists():
         if settings.output.exists() and not _checkpoint_path(settings).exists():
             raise SettingsError(f"{settings.output} is there, without {path.name}: choose another output")
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        known, digest = record["settings"], record["weights_sha256"]
+        known, digest = dict(record["settings"]), record["weights_sha256"]
         result = CodecTrainResult(settings.output, record["best_epoch"], tuple(record["rates"]))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: damaged ({error}); remove it and {settings.output}, and train again"
+            f"{path} is there and is no record of limla codec train, or a damaged one: choose another output, or move "
+            "it away"
         ) from error
     check_settings(settings.output, known, identity)
+    if not settings.output.exists():
+        return None  # the weights were removed: they are made again
     if file_sha256(settings.output) != digest:
         raise DataError(f"{settings.output}: altered since it was trained; remove it and train again")
     return result
@@ -241,6 +246,7 @@ def _read_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a checkpoint of limla codec train; remove it, or choose another output")
     check_settings(path, content["identity"], identity)
+    check_settings(path, content.get("versions", {}), library_versions(_LIBRARIES))
     return content
 
 
@@ -252,6 +258,7 @@ def _save(run: _Run, state: _State) -> None:
     content = {
         "format": FORMAT,
         "identity": run.identity,
+        "versions": library_versions(_LIBRARIES),
         "plan": plan,
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),

@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner
 
 from limla.cli import limla
-from limla.codec_training import CodecTrainSettings, fitting, train_codec
+from limla.codec_training import CodecTrainSettings, fitting, stage, train_codec
 from limla.codec_training.crops import epoch_batches
 from limla.codec_training.network import Autoencoder
 from limla.codec_training.plan import STEP, plan_code
@@ -163,10 +163,39 @@ def test_other_settings_or_files_in_the_way_are_named(data_dir: Path, whole: Pat
     output.write_bytes(whole.read_bytes()[:-1])
     with pytest.raises(DataError, match="altered since it was trained"):
         train_codec(small(data_dir, output))
+    record = tmp_path / "mine.bin.json"
+    for text in ('{"their": "own"}', "[1]", "{"):
+        record.write_text(text)
+        with pytest.raises(DataError, match=r"mine\.bin\.json is there and is no record of limla codec train"):
+            train_codec(small(data_dir, tmp_path / "mine.bin"))
+        assert record.read_text() == text
     other = tmp_path / "other.bin"
     other.with_name("other.bin.training.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(DataError, match=r"other\.bin\.training\.pt"):
         train_codec(small(data_dir, other))
+
+
+def test_weights_that_were_removed_are_made_again(data_dir: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "weights.bin"
+    (tmp_path / "weights.bin.json").write_bytes(whole.with_name("weights.bin.json").read_bytes())
+    with pytest.raises(SettingsError, match="seed: 0 there, 1 asked for"):
+        train_codec(replace(small(data_dir, output), seed=1))
+    train_codec(small(data_dir, output))
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_checkpoint_of_other_versions_is_not_gone_on_from(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = small(data_dir, tmp_path / "weights.bin")
+    with pytest.raises(_Stopped):
+        train_codec(wanted, _StopAfter(1))
+    known = stage.library_versions
+    monkeypatch.setattr(stage, "library_versions", lambda names: {**known(names), "torch": "99"})
+    with pytest.raises(
+        SettingsError, match=r"weights\.bin\.training\.pt was made with .*\(torch: '.+' there, '99'"
+    ):
+        train_codec(wanted)
 
 
 @pytest.mark.parametrize(
