@@ -140,7 +140,11 @@ def read_body(data: memoryview, sides: list[Side], must_be_whole: bool) -> Body:
     """The blocks of a bitstream, of whose layers the last ones may be missing unless `must_be_whole`.
 
     Raises `DataError` for a head that is cut off, and for anything that does not match its checksum or makes no
-    sense. Memory and time grow with what the bytes really hold.
+    sense, terms of two vectors of zeros among it.
+
+    A number that was foreseen costs a thousandth of a bit, so a byte may stand for up to 8,000 of them. What bounds
+    memory and time is the size in the file's header: in a block of m × n pixels, m ≤ n, m ranks of m + n numbers at
+    most, and as many multiplications for each pixel as there are ranks.
     """
     end = _HEAD.size + len(sides)
     if len(data) < end + _CHECKSUM.size:
@@ -202,5 +206,8 @@ def _read_rank(reader: RowReader, learnt: _Learnt, blocks: list[Block]) -> None:
             vectors.append(reader.read(length, learnt.vectors))
             if reader.is_past_end:
                 raise DataError("an svd file with a layer that ends too early")
+        # a kept term's shorter vector has an entry of √((m + n) / 4m) · 0.957 at least: more than a half
+        if not (block.columns[-1].any() or block.rows[-1].any()):
+            raise DataError("an svd file with a term of nothing")
     if not learnt.alive:
         raise DataError("an svd file with a rank of no block")

@@ -303,6 +303,50 @@ def test_a_little_file_does_not_claim_much_memory() -> None:
     assert peak < 5_000_000
 
 
+def test_a_term_of_nothing_is_refused() -> None:
+    """Else ranks would cost no bytes: a thousandth of a bit for each number."""
+    side = svd.Side(64, 64, True)
+    sides = [side, *2 * [svd.Side(32, 32, False)]]
+    zeros, one = np.zeros(64, np.int32), np.eye(1, 64, dtype=np.int32)[0]
+    for columns, rows, is_refused in ((zeros, zeros, True), (zeros, one, False), (one, zeros, False)):
+        block = svd.Block(128, [80], [columns], [rows])
+        body = svd.write_body((2.0, 1.0), sides, [block, svd.Block(128), svd.Block(128)])
+        data = write_container("svd", 64, 64, body)
+        if is_refused:
+            with pytest.raises(DataError, match="a term of nothing"):
+                CODEC.decode(data)
+        else:
+            assert (CODEC.decode(data) == 128).all()
+
+
+def test_the_encoder_writes_no_term_of_nothing() -> None:
+    """The shorter vectors are never zeros, by the threshold of what is kept: at every quality, of any picture."""
+    generator = np.random.default_rng(5)
+    pictures = [
+        *(natural_like(height, width, seed=height) for height, width in SHAPES),
+        *(
+            generator.integers(0, 256, (*shape, 3), np.uint8)
+            for shape in ((1, 90), (90, 2), (40, 40), (30, 200))
+        ),
+        *(np.full((20, 30, 3), level, np.uint8) for level in (0, 127, 255)),
+        np.indices((40, 50)).sum(axis=0)[..., None].repeat(3, axis=2).astype(np.uint8) % 2 * 255,
+        np.indices((64, 64)).sum(axis=0)[..., None].repeat(3, axis=2).astype(np.uint8),
+        np.eye(60, 80, dtype=np.uint8)[..., None].repeat(3, axis=2) * 255,
+        generator.integers(127, 129, (50, 60, 3)).astype(np.uint8),
+    ]
+    num_terms = 0
+    for image in pictures:
+        for side, plane in zip(svd._sides(*image.shape[:2]), svd._cut(image), strict=True):
+            blocks = svd._quantise_each(
+                plane, [svd._steps(quality)[not side.is_luma] for quality in range(1, 101)]
+            )
+            for block in blocks:
+                shorter = block.columns if side.height <= side.width else block.rows
+                assert all(vector.any() for vector in shorter)
+                num_terms += len(shorter)
+    assert num_terms > 10_000
+
+
 def photos(flowers: Path, number: int) -> list[Image]:
     """The first photos of each kind."""
     paths = [sorted(folder.glob("*.jpg"))[3] for folder in sorted(flowers.iterdir()) if folder.is_dir()]
