@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import platform
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -316,6 +317,14 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
     limla itself need not be: it also runs from a checkout on PYTHONPATH.
     """
     return {name: _version(name) for name in ("limla", *names)}
+
+
+def cpu_model() -> str:
+    """The name of the CPU, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str:

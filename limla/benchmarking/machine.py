@@ -8,8 +8,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from limla.manifest import cpu_model
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ def describe_machine() -> dict[str, Any]:
     """CPU model, usable cores, memory in GiB, system, Python, the versions of what is installed, today's date."""
     pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "num_cores": usable_cores(),
         "memory_gib": round(pages * page_bytes / 2**30, 1),
         "system": platform.platform(),
@@ -74,13 +75,6 @@ def describe_gpu(device: torch.device) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),
         "versions": _versions(_GPU_LIBRARIES),
     }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:
