@@ -41,7 +41,8 @@ class AutoencoderCodec:
     Args:
         weights: path of a file that `limla codec train` wrote.
 
-    Decoding allocates 7 bytes for each pixel of the size that a header says, and what a band of the grid needs.
+    Decoding allocates 7 bytes for each pixel of the size that a header says, and what a band of the grid needs. It
+    takes the time of so many pixels, however short the code: an image of one gray may have none at all.
 
     Raises `SettingsError` without weights, `DataError` for a file that is damaged or another.
     """
@@ -131,10 +132,7 @@ class AutoencoderCodec:
         if not self.scale.lowest <= quality <= self.scale.highest:
             raise DataError(f"an autoencoder file of code length {quality}, of 1 to {self.scale.highest}")
         rows, columns = grid_shape(contents.height, contents.width)
-        try:
-            digits = self._weights.code.read(body[_MARK_BYTES + 1 :], quality, rows, columns)
-        except AssertionError as error:  # constriction's word for bits that no encoder writes
-            raise DataError("an autoencoder file whose code is damaged") from error
+        digits = self._weights.code.read(body[_MARK_BYTES + 1 :], quality, rows, columns)
         image = self._image(digits, quality, contents.height, contents.width)
         return without_colour(image) if body[_MARK_BYTES] & _GRAY else image
 

@@ -20,6 +20,8 @@ import constriction
 import numpy as np
 import numpy.typing as npt
 
+from limla.errors import DataError
+
 _stream: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 
 IntArray = npt.NDArray[np.int64]
@@ -136,7 +138,7 @@ class BitWriter:
 class BitReader:
     """A range coder's reading end; past the end of its data, it reads zeros.
 
-    Raises `AssertionError` (of constriction) for what no writer wrote.
+    Raises `DataError` for some of what no writer wrote; the rest gives some bits.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -148,7 +150,11 @@ class BitReader:
         del wanted
         if not len(probabilities):
             return np.zeros(0, np.int64)
-        return self._decoder.decode(_FAMILY, probabilities / SCALE).astype(np.int64)
+        try:
+            found = self._decoder.decode(_FAMILY, probabilities / SCALE)
+        except AssertionError as error:  # constriction's word for it
+            raise DataError("an autoencoder file whose code is damaged") from error
+        return found.astype(np.int64)
 
 
 class BinaryCode:
@@ -196,7 +202,11 @@ class BinaryCode:
         return writer.finish()
 
     def read(self, data: bytes, quality: int, rows: int, columns: int) -> Codes:
-        """The digits that were written; raises `AssertionError` or gives other digits for damaged data."""
+        """The digits that were written; raises `DataError` or gives other digits for damaged data.
+
+        Any data may be a code, none at all too: an image of one gray is packed into nothing. What bounds memory and
+        time is the grid, not the length of the data.
+        """
         reader = BitReader(data)
         digits = np.zeros((int(self.lengths[quality]), rows, columns), np.int8)
         for first, last in self._bands(rows, columns):

@@ -103,9 +103,11 @@ def write_weights(
 def read_weights(data: bytes) -> Weights:
     """What a weights file holds.
 
-    Raises `DataError` for a file that is another, of a later version, damaged, or holds numbers for which the networks'
-    sums would not be exact.
+    Raises `DataError` for a file that is another, of a later version, damaged, longer than `MOST_BYTES`, or holds
+    numbers for which the networks' sums would not be exact.
     """
+    if len(data) > MOST_BYTES:
+        raise DataError(f"{len(data)} bytes are too many for weights of the codec 'autoencoder'")
     if len(data) < _START.size + _DIGEST_BYTES or data[: len(MAGIC)] != MAGIC:
         raise DataError("not a weights file of the codec 'autoencoder': limla codec train writes one")
     _, version, num_header = _START.unpack_from(data)
