@@ -56,6 +56,7 @@ def compress(
     when run again.
     """
     from limla.codecs import codec_scale
+    from limla.codecs.code_arrays import SUFFIX
     from limla.compressing import CompressSettings
     from limla.compressing import compress as run
     from limla.engines import build_engine
@@ -73,7 +74,7 @@ def compress(
         settings = CompressSettings(codec, quality, measure)
     progress = ConsoleProgress()
     engine_there = build_engine(engine, workers, master, progress)
-    if out.suffix == ".npz":
+    if out.suffix == SUFFIX:
         _to_codes(source, out, settings, progress, engine_there)
         return
     result = run(source, out, settings, progress, engine_there)

@@ -49,6 +49,7 @@ def decompress(
     OUT/quarantine.jsonl too, and the others are done. A file of a progressive codec that was cut off is decoded as
     far as it goes. Interrupted, it goes on where it stopped when run again.
     """
+    from limla.codecs.code_arrays import SUFFIX
     from limla.compressing import DecompressSettings
     from limla.compressing import decompress as run
     from limla.engines import build_engine
@@ -56,7 +57,7 @@ def decompress(
     progress = ConsoleProgress()
     settings = DecompressSettings(file_format, weights)
     engine_there = build_engine(engine, workers, master, progress)
-    if source.suffix == ".npz" and not source.is_dir():
+    if source.suffix == SUFFIX and not source.is_dir():
         from limla.compressing.codes import decompress_codes
 
         result = decompress_codes(source, out, settings, progress, engine_there)

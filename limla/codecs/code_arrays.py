@@ -18,6 +18,7 @@ Equal codes give equal bytes.
 from __future__ import annotations
 
 import io
+import math
 import tokenize
 import zipfile
 import zlib
@@ -35,27 +36,43 @@ from limla.files import write_bytes
 from limla.paths import AnyPath
 from limla.storage import read_bytes
 
+SUFFIX = ".npz"
 FORMAT = "limla-codes-1"
 _MEMBERS = ("format", "weights", "quality", "bits", "keys", "sides", "gray", "codes")
 _MOST_BITS = 2048
 
 
 class CodedImage(NamedTuple):
-    """One picture: codes (bits, rows, columns) uint8, 0 or 1, of a `height` × `width` image; `gray`: without colour."""
+    """One picture's codes.
+
+    Attributes:
+        key: its path without the suffix.
+        packed: the codes, 8 to a byte.
+        bits: of a code position.
+        height, width: of the image.
+        gray: it has no colour.
+    """
 
     key: str
-    codes: npt.NDArray[np.uint8]
+    packed: npt.NDArray[np.uint8]
+    bits: int
     height: int
     width: int
     gray: bool
 
+    @classmethod
+    def of(
+        cls, key: str, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False
+    ) -> CodedImage:
+        """From the (bits, rows, columns) codes that a codec gave."""
+        assert codes.shape[1:] == grid_shape(height, width), codes.shape
+        return cls(key, np.packbits(codes), codes.shape[0], height, width, gray)
 
-class _Packed(NamedTuple):
-    key: str
-    height: int
-    width: int
-    gray: bool
-    data: npt.NDArray[np.uint8]
+    @property
+    def codes(self) -> npt.NDArray[np.uint8]:
+        """(bits, rows, columns) uint8, 0 or 1; a new array."""
+        shape = (self.bits, *grid_shape(self.height, self.width))
+        return np.unpackbits(self.packed, count=math.prod(shape)).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class CodeArrays:
     weights: str
     quality: int
     bits: int
-    _images: list[_Packed]
+    _images: list[CodedImage]
 
     @classmethod
     def begin(cls, codec: BinaryCodes, quality: int) -> CodeArrays:
@@ -79,26 +96,23 @@ class CodeArrays:
         bits = len(codec.codes(np.zeros((1, 1, 3), np.uint8), quality))
         return cls(str(codec.settings()["weights"]), quality, bits, [])
 
-    def add(self, key: str, codes: npt.NDArray[np.uint8], height: int, width: int, gray: bool = False) -> None:
-        """Add the codes that the codec gave for a picture at `quality`."""
-        assert codes.shape == (self.bits, *grid_shape(height, width)), codes.shape
-        self._images.append(_Packed(key, height, width, gray, np.packbits(codes)))
+    def add(self, image: CodedImage) -> None:
+        """Add what the codec gave for a picture at `quality`."""
+        assert image.bits == self.bits, image.bits
+        self._images.append(image)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __iter__(self) -> Iterator[CodedImage]:
-        for image in self._images:
-            shape = (self.bits, *grid_shape(image.height, image.width))
-            codes = np.unpackbits(image.data, count=int(np.prod(shape))).reshape(shape)
-            yield CodedImage(image.key, codes, image.height, image.width, image.gray)
+        return iter(self._images)
 
     def check_codec(self, codec: BinaryCodes) -> None:
         """Raise `DataError` unless these are codes of that codec's weights."""
         own = str(codec.settings()["weights"])
         if own != self.weights:
             raise DataError(
-                f"codes of the weights {self.weights}, not of {own}: name the weights that made them"
+                f"codes of the weights {self.weights[:40]!a}, not of '{own}': name the weights that made them"
             )
 
     def to_bytes(self) -> bytes:
@@ -114,7 +128,7 @@ class CodeArrays:
             keys=np.array([image.key for image in self._images], dtype=np.str_),
             sides=np.array(sides, np.int64).reshape(-1, 4),
             gray=np.array([image.gray for image in self._images], np.uint8),
-            codes=np.concatenate([np.zeros(0, np.uint8), *(image.data for image in self._images)]),
+            codes=np.concatenate([np.zeros(0, np.uint8), *(image.packed for image in self._images)]),
         )
         return file.getvalue()
 
@@ -136,7 +150,7 @@ class CodeArrays:
         try:
             members = _members(data)
             if str(members["format"]) != FORMAT:
-                raise DataError(f"a file of codes of another kind: {str(members['format'])[:40]}")
+                raise DataError(f"a file of codes of another kind: {str(members['format'])[:40]!a}")
             quality, bits = int(members["quality"]), int(members["bits"])
             keys, sides, codes = members["keys"], members["sides"], members["codes"]
             if (
@@ -157,9 +171,9 @@ class CodeArrays:
             ):
                 check_decoded_size(height, width)
                 if (rows, columns) != grid_shape(height, width):
-                    raise ValueError(f"'{key[:40]}' has a grid of another size than its image's")
+                    raise ValueError(f"{key[:40]!a} has a grid of another size than its image's")
                 end = start + -(-bits * rows * columns // 8)
-                images.append(_Packed(key, height, width, bool(is_gray), codes[start:end]))
+                images.append(CodedImage(key, codes[start:end], bits, height, width, bool(is_gray)))
                 start = end
             if start != len(codes):
                 raise ValueError(f"it holds {len(codes)} bytes of codes instead of {start}")
@@ -179,6 +193,8 @@ def _members(data: bytes) -> dict[str, npt.NDArray[Any]]:
     found: dict[str, npt.NDArray[Any]] = {}
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for name in _MEMBERS:
+            if f"{name}.npy" not in archive.namelist():
+                raise DataError(f"it has no '{name}': made by another version of limla, or damaged")
             info = archive.getinfo(f"{name}.npy")
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > len(data):
                 raise ValueError(f"'{name}' is compressed")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, ClassVar
 
 from limla.codecs import build_codec
 from limla.codecs.autoencoder_network import is_gray
 from limla.codecs.base import MAX_PIXELS, BinaryCodes
-from limla.codecs.code_arrays import CodeArrays
+from limla.codecs.code_arrays import CodeArrays, CodedImage
 from limla.compressing.compress import CompressSettings
 from limla.compressing.decompress import COMMAND, DecompressSettings, summary_of_pixels, write_pixels
 from limla.engines import build_engine
@@ -35,8 +35,9 @@ from limla.trees.conversion import read_source
 from limla.trees.folder import ResultFolder
 from limla.trees.stage import check_none_refused, units_of
 
-SUFFIX = ".npz"
 _CODEC = "autoencoder"
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+"""Control characters, lone surrogates, separators of lines and paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -65,48 +66,38 @@ class CodesResult:
         check_none_refused(self.refused, self.num_pictures, self.quarantine)
 
 
-class _Coded(NamedTuple):
-    """One picture's codes, packed 8 to a byte, and the shape that they have unpacked."""
-
-    key: str
-    packed: npt.NDArray[np.uint8]
-    shape: tuple[int, ...]
-    height: int
-    width: int
-    gray: bool
-
-    def codes(self) -> npt.NDArray[np.uint8]:
-        return np.unpackbits(self.packed, count=int(np.prod(self.shape))).reshape(self.shape)
-
-
 @dataclass(frozen=True)
 class _ToCodes:
     """Pictures → codes; picklable, the unit of work."""
 
     root: Path
-    codec: Any
+    codec: BinaryCodes
     quality: int
 
-    def __call__(self, sources: tuple[Source, ...], share: Share) -> list[_Coded | Refused]:
-        found: list[_Coded | Refused] = []
+    def __call__(self, sources: tuple[Source, ...], share: Share) -> list[CodedImage | Refused]:
+        found: list[CodedImage | Refused] = []
         with pillow_silenced(), closing(share.spread(self._encode, sources)) as results:
             for result in results:
                 found.append(result)
                 share.advance(1)
         return found
 
-    def _encode(self, source: Source) -> _Coded | Refused:
+    def _encode(self, source: Source) -> CodedImage | Refused:
+        key = _key(source)
+        if not _can_name_a_file(key):
+            return Refused(source.path, "its name cannot be shown as one line of text, nor be a key: rename it")
         try:
             data = read_source(self.root, source)
             with pixels_in_turn(data, MAX_PIXELS, convert_profiles=True) as image:
                 codes = self.codec.codes(image, self.quality)
-                height, width = image.shape[:2]
-                gray = is_gray(image)
+                return CodedImage.of(key, codes, image.shape[0], image.shape[1], is_gray(image))
         except LimlaError as error:
             return Refused(source.path, " ".join(str(error).split()))
-        folder, slash, _ = source.path.rpartition("/")
-        key = f"{folder}{slash}{stem_and_suffix(source.path)[0]}"
-        return _Coded(key, np.packbits(codes), codes.shape, height, width, gray)
+
+
+def _key(source: Source) -> str:
+    folder, slash, _ = source.path.rpartition("/")
+    return f"{folder}{slash}{stem_and_suffix(source.path)[0]}"
 
 
 def compress_to_codes(
@@ -120,9 +111,13 @@ def compress_to_codes(
 
     The codes of the whole folder are in memory, packed. A file that is there is left as it is.
 
-    Raises `SettingsError` for a codec without codes and a `file` with other contents, `DataError` where no picture can
-    be read.
+    Raises `SettingsError` for a codec without codes, a PSNR to be measured, and a `file` with other contents, before
+    anything is coded where its keys, weights or quality tell; `DataError` where no picture can be read.
     """
+    if settings.measure:
+        raise SettingsError(
+            f"{file}: no PSNR is measured of arrays of codes: leave out --measure, or name a folder"
+        )
     codec = build_codec(settings.codec)
     if not isinstance(codec, BinaryCodes):
         raise SettingsError(
@@ -132,6 +127,8 @@ def compress_to_codes(
     sources = find_sources(source, PICTURE_SUFFIXES, "pictures")
     assert sources.root is not None
     arrays = CodeArrays.begin(codec, settings.quality)
+    quarantine = file.with_name(f"{file.name}.quarantine.jsonl")
+    _check_place(file, arrays, sources, quarantine)
     engine = engine or build_engine("local")
     work = _ToCodes(sources.root.absolute(), codec, settings.quality)
     refused: list[Refused] = []
@@ -145,21 +142,20 @@ def compress_to_codes(
                 refused.append(result)
                 progress.say(f"{printable(result.path)}: {result.reason}")
             else:
-                arrays.add(result.key, result.codes(), result.height, result.width, result.gray)
+                arrays.add(result)
                 pixels += result.height * result.width
-    quarantine = file.with_name(f"{file.name}.quarantine.jsonl")
+    data = arrays.to_bytes() if len(arrays) else b""
+    if data and file.exists() and file.read_bytes() != data:
+        raise _other_contents(file, "other pictures")
     if refused:
         lines = [canonical_json({"path": printable(one.path), "reason": one.reason}) for one in refused]
         write_bytes(quarantine, "".join(f"{line}\n" for line in lines).encode())
-    if not len(arrays):
+    else:
+        quarantine.unlink(missing_ok=True)  # an earlier run's
+    if not data:
         raise DataError(f"{source}: none of {len(sources.files)} pictures can be read; reasons: {quarantine}")
-    data = arrays.to_bytes()
     if not file.exists():
         write_bytes(file, data)
-    elif file.read_bytes() != data:
-        raise SettingsError(
-            f"{file} is there and holds something else: choose another file, or remove this one"
-        )
     return CodesResult(
         len(arrays),
         sum(one.num_bytes for one in sources.files),
@@ -171,13 +167,53 @@ def compress_to_codes(
     )
 
 
+def _check_place(file: Path, wanted: CodeArrays, sources: Sources, quarantine: Path) -> None:
+    """Raise `SettingsError` where `file` cannot be written, or is there and can be seen to hold something else."""
+    if file.is_dir():
+        raise SettingsError(f"{file} is a folder: choose another name for the file of codes")
+    above = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise SettingsError(f"{above} is a file: choose another folder for {file.name}")
+    if not file.exists():
+        return
+    try:
+        there = CodeArrays.read(file)
+    except DataError as error:
+        raise _other_contents(file, "no file of codes that this version writes") from error
+    refused = _refused_before(quarantine)
+    keys = sorted(_key(source) for source in sources.files if printable(source.path) not in refused)
+    for what, has, needs in (
+        ("weights", there.weights, wanted.weights),
+        ("quality", there.quality, wanted.quality),
+        ("bits", there.bits, wanted.bits),
+        ("keys", sorted(image.key for image in there), keys),
+    ):
+        if has != needs:
+            raise _other_contents(file, f"other {what}")
+
+
+def _other_contents(file: Path, what: str) -> SettingsError:
+    return SettingsError(
+        f"{file} is there and holds something else ({what}): choose another file, or remove this one"
+    )
+
+
+def _refused_before(quarantine: Path) -> set[str]:
+    try:
+        return {json.loads(line)["path"] for line in quarantine.read_bytes().splitlines()}
+    except FileNotFoundError:
+        return set()
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{quarantine}: not a list of limla's; move it away") from error
+
+
 @dataclass(frozen=True)
 class _FromCodes:
     """Codes → lossless pictures."""
 
-    codec: Any
+    codec: BinaryCodes
     format: str
-    images: Mapping[str, _Coded]
+    images: Mapping[str, CodedImage]
     columns: ClassVar[Mapping[str, type]] = {"file": str, "height": int, "width": int, "note": str}
 
     def names(self, source: str, row: Row) -> tuple[str]:
@@ -189,7 +225,7 @@ class _FromCodes:
         """Decode one picture's codes."""
         del data
         coded = self.images[source]
-        image = self.codec.from_codes(coded.codes(), coded.height, coded.width, coded.gray)
+        image = self.codec.from_codes(coded.codes, coded.height, coded.width, coded.gray)
         (name,) = self.names(source, {})
         write(name, write_pixels(image, self.format))
         return {"file": name, "height": coded.height, "width": coded.width, "note": ""}
@@ -216,12 +252,12 @@ def decompress_codes(
         raise DataError(f"{file}: {error}") from error
     codec: Any = CODECS.load(_CODEC).from_weights(read_regular(settings.weights))
     arrays.check_codec(codec)
-    images: dict[str, _Coded] = {}
-    for key, codes, height, width, gray in arrays:
-        _check_key(file, key)
-        if key in images:
-            raise DataError(f"{file}: '{printable(key)}' is in it twice")
-        images[key] = _Coded(key, np.packbits(codes), codes.shape, height, width, gray)
+    images: dict[str, CodedImage] = {}
+    for image in arrays:
+        _check_key(file, image.key)
+        if image.key in images:
+            raise DataError(f"{file}: {image.key!a} is in it twice")
+        images[image.key] = image
     if not images:
         raise DataError(f"{file}: no codes in it")
     if folder.exists() and not folder.is_dir():
@@ -242,8 +278,13 @@ def decompress_codes(
     )
 
 
+def _can_name_a_file(key: str) -> bool:
+    """Whether it is one line of valid Unicode."""
+    return not any(unicodedata.category(letter) in _NO_TEXT for letter in key)
+
+
 def _check_key(file: Path, key: str) -> None:
-    """Raise `DataError` for a key that would lead out of the folder."""
+    """Raise `DataError` for a key that would lead out of the folder, or is no line of text."""
     path = PurePosixPath(key)
-    if not key or path.is_absolute() or ".." in path.parts or str(path) != key or "\0" in key:
-        raise DataError(f"{file}: '{printable(key)}' is no path below a folder")
+    if not key or path.is_absolute() or ".." in path.parts or str(path) != key or not _can_name_a_file(key):
+        raise DataError(f"{file}: {key!a} is no path below a folder")

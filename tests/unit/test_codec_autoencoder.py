@@ -22,7 +22,7 @@ from limla.codecs.autoencoder import AutoencoderCodec
 from limla.codecs.autoencoder_code import Contexts
 from limla.codecs.autoencoder_weights import read_weights
 from limla.codecs.base import Learned
-from limla.codecs.code_arrays import CodeArrays
+from limla.codecs.code_arrays import CodeArrays, CodedImage
 from limla.codecs.container import read_whole, write_container
 from limla.codecs.decoding import decode_image
 from limla.errors import DataError, SettingsError
@@ -227,7 +227,7 @@ def test_arrays_of_codes_come_back(codec: AutoencoderCodec, tmp_path: Path) -> N
     arrays = CodeArrays.begin(codec, 20)
     images = {f"dog/photo-{number}": natural_like(30 + number, 40, seed=number) for number in range(3)}
     for key, image in images.items():
-        arrays.add(key, codec.codes(image, 20), *image.shape[:2])
+        arrays.add(CodedImage.of(key, codec.codes(image, 20), *image.shape[:2]))
     path = tmp_path / "codes.npz"
     arrays.write(path)
     assert arrays.to_bytes() == path.read_bytes()
@@ -256,7 +256,7 @@ def test_arrays_of_codes_come_back(codec: AutoencoderCodec, tmp_path: Path) -> N
 def test_damaged_arrays_are_a_data_error(changes: list[tuple[float, int]], length: float) -> None:
     codec = AutoencoderCodec(str(WEIGHTS))
     arrays = CodeArrays.begin(codec, 5)
-    arrays.add("a", codec.codes(natural_like(24, 24), 5), 24, 24)
+    arrays.add(CodedImage.of("a", codec.codes(natural_like(24, 24), 5), 24, 24))
     data = bytearray(arrays.to_bytes())
     for place, value in changes:
         data[int(place * len(data))] = value
@@ -291,7 +291,7 @@ def test_arrays_that_do_not_belong_together_are_a_data_error(
     codec: AutoencoderCodec, changed: dict[str, Any]
 ) -> None:
     arrays = CodeArrays.begin(codec, 5)
-    arrays.add("a", codec.codes(natural_like(24, 24), 5), 24, 24)
+    arrays.add(CodedImage.of("a", codec.codes(natural_like(24, 24), 5), 24, 24))
     with np.load(io.BytesIO(arrays.to_bytes()), allow_pickle=False) as members:
         whole = dict(members)
     file, packed = io.BytesIO(), io.BytesIO()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from limla.codecs import build_codec
-from limla.codecs.code_arrays import CodeArrays
+from limla.codecs.base import BinaryCodes
+from limla.codecs.code_arrays import CodeArrays, CodedImage
 from limla.compressing import CompressSettings, DecompressSettings
 from limla.compressing.codes import compress_to_codes, decompress_codes
 from limla.engines.local import LocalEngine
@@ -107,15 +111,102 @@ def test_mistakes(pictures: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("key", ["../up", "/etc/it", "", "a/../../b", "a//b", "a/."])
-def test_keys_never_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    "key", ["../up", "/etc/it", "", "a/../../b", "a//b", "a/.", "a\nb", "a\0b", "\ud800", "a\udc80", "\u2028"]
+)
+def test_keys_are_lines_of_text_that_never_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
     codec = build_codec(CODEC)
-    arrays = CodeArrays.begin(codec, 5)  # type: ignore[arg-type]
-    arrays.add(key, codec.codes(natural_like(8, 8), 5), 8, 8)  # type: ignore[attr-defined]
+    assert isinstance(codec, BinaryCodes)
+    arrays = CodeArrays.begin(codec, 5)
+    for name in ("good", key):
+        arrays.add(CodedImage.of(name, codec.codes(natural_like(8, 8), 5), 8, 8))
     arrays.write(tmp_path / "codes.npz")
-    with pytest.raises(DataError, match="is no path below a folder"):
-        decompress_codes(tmp_path / "codes.npz", tmp_path / "out", BACK)
+    done = type_in("decompress", tmp_path / "codes.npz", "--weights", WEIGHTS, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert done.stderr.endswith(f"codes.npz: {key!a} is no path below a folder\n")
+    assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["codes.npz"]
+
+
+def test_a_name_that_is_no_line_of_text_is_refused_as_a_key(tmp_path: Path) -> None:
+    for name in ("a\nb", os.fsdecode(b"latin\xe9"), "family \U0001f468\u200d\U0001f469"):
+        photo(tmp_path / "in" / f"{name}.png")
+    result = compress_to_codes(tmp_path / "in", tmp_path / "codes.npz", CompressSettings(CODEC, 5))
+    assert len(result.refused) == 2
+    assert all("nor be a key: rename it" in one.reason for one in result.refused)
+    assert decompress_codes(tmp_path / "codes.npz", tmp_path / "out", BACK).num_made == 1
+
+
+def test_a_key_that_is_the_folder_of_another(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png/b.jpg"):
+        photo(tmp_path / "in" / name)
+    compress_to_codes(tmp_path / "in", tmp_path / "codes.npz", CompressSettings(CODEC, 5))
+    with pytest.raises(DataError, match=r"the name of a folder: a and a\.png/; rename"):
+        decompress_codes(tmp_path / "codes.npz", tmp_path / "out", BACK)
+    assert not (tmp_path / "out").exists()
+    assert (
+        len(
+            decompress_codes(tmp_path / "codes.npz", tmp_path / "out", DecompressSettings("tiff", WEIGHTS)).rows
+        )
+        == 2
+    )
+
+
+class Refuses:
+    """An engine that must not be asked."""
+
+    works_here = True
+
+    def map(self, work: Any, items: Any, advance: Any) -> Generator[Any, None, None]:
+        raise AssertionError("work was begun")
+        yield
+
+
+def test_what_is_there_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    raw, file, quarantine = tmp_path / "in", tmp_path / "codes.npz", tmp_path / "codes.npz.quarantine.jsonl"
+    photo(raw / "a.png")
+    photo(raw / "b.png").write_text("not a picture")
+    twenty = CompressSettings(CODEC, 20)
+    compress_to_codes(raw, file, twenty)
+    before = file.read_bytes()
+    with pytest.raises(SettingsError, match=r"holds something else \(other quality\): choose another file"):
+        compress_to_codes(raw, file, CompressSettings(CODEC, 21), engine=Refuses())
+    compress_to_codes(raw, file, twenty)  # b.png was refused before: nothing differs
+    photo(raw / "c.png", 3)
+    with pytest.raises(SettingsError, match=r"\(other keys\)"):
+        compress_to_codes(raw, file, twenty, engine=Refuses())
+    (raw / "c.png").unlink()
+    photo(raw / "a.png", 9)
+    with pytest.raises(SettingsError, match=r"\(other pictures\)"):
+        compress_to_codes(raw, file, twenty)
+    assert file.read_bytes() == before
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(SettingsError, match="is a folder: choose another name"):
+        compress_to_codes(raw, tmp_path / "folder.npz", twenty, engine=Refuses())
+    with pytest.raises(SettingsError, match="is a file: choose another folder"):
+        compress_to_codes(raw, file / "deep" / "codes.npz", twenty, engine=Refuses())
+    assert quarantine.exists()
+    file.unlink()
+    (raw / "b.png").unlink()
+    compress_to_codes(raw, file, twenty)
+    assert not quarantine.exists(), "the list of an earlier run"
+
+
+def test_no_psnr_is_measured_of_arrays(pictures: Path, tmp_path: Path) -> None:
+    words = ("--codec", CODEC, "--quality", 20, "--measure")
+    done = type_in("compress", pictures, *words, "--out", tmp_path / "codes.npz")
+    assert (done.exit_code, "leave out --measure" in done.stderr) == (2, True)
+    assert not (tmp_path / "codes.npz").exists()
+
+
+def test_a_file_without_an_array_is_another_versions(tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "a.png")
+    compress_to_codes(tmp_path / "in", tmp_path / "codes.npz", CompressSettings(CODEC, 5))
+    with np.load(tmp_path / "codes.npz") as arrays:
+        members = {name: array for name, array in arrays.items() if name != "gray"}
+    np.savez(tmp_path / "old.npz", **members)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"old\.npz: it has no 'gray': made by another version of limla"):
+        decompress_codes(tmp_path / "old.npz", tmp_path / "out", BACK)
 
 
 def test_damaged_files_of_codes_are_refused(pictures: Path, tmp_path: Path) -> None:
