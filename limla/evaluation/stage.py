@@ -10,29 +10,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from limla.attacks.checks import caution
-from limla.codecs import codec_label
 from limla.errors import DataError, SettingsError
+from limla.evaluation.conditions import condition_of
 from limla.evaluation.grid import CellPlan, of_each_stream, passes, plan_cells
-from limla.evaluation.inputs import Inputs, Origin, Streams, inputs_of
+from limla.evaluation.inputs import Inputs, Streams, inputs_of
 from limla.evaluation.models import EvaluatedModel, TestedData, check_models, model_sources
 from limla.evaluation.passes import Cell, run_pass
 from limla.evaluation.pictures import PictureFolder, choose_keys
 from limla.evaluation.settings import EvaluateSettings, read_variants
-from limla.files import TEMPORARY_SUFFIX, canonical_json, exclusive, remove_unfinished
+from limla.files import TEMPORARY_SUFFIX, exclusive, remove_unfinished
 from limla.loaders.base import LoaderSettings
 from limla.manifest import Manifest, check_one_source, library_versions, variant_name, verify_shards
-from limla.models.base import ModelInfo
-from limla.models.checkpoint import checkpoint_id, read_checkpoint
 from limla.models.device import choose_device
-from limla.paths import is_remote
+from limla.paths import AnyPath, is_remote
 from limla.progress import SILENT, Progress
 from limla.results import Condition, prediction_path, write_predictions
-from limla.tasks.classification import Classification
 from limla.world import World, joined, torchrun_world
 
 TIMINGS = "timings.jsonl"
@@ -160,20 +156,12 @@ def _evaluate_inputs(
     """
     folder, manifest = settings.data_dir / inputs.variant, inputs.manifest
     num_samples = manifest.num_samples(settings.split)
-    loader_settings = LoaderSettings(
-        preprocessing=model.info.preprocessing,
-        batch_size=settings.batch_size,
-        rank=world.rank,
-        world_size=world.world_size,
-        device=model.device,
-        # local shards are checked below, and only if there is work
-        verify_contents=settings.verify and is_remote(folder),
-        reading=settings.reading,
-    )
-    with closing(inputs.open(settings, loader_settings)) as streams:
+    with closing(inputs.open(settings, _loader_settings(settings, model, folder, world))) as streams:
         plans = of_each_stream(plans, len(streams.origins))
         conditions = [
-            _condition(settings, model.info, model.checkpoint_id, manifest, plan, streams.origins[plan.stream])
+            condition_of(
+                settings, model.info, model.checkpoint_id, manifest, plan, streams.origins[plan.stream]
+            )
             for plan in plans
         ]
         _check_alike(conditions, world)
@@ -183,12 +171,7 @@ def _evaluate_inputs(
             lock = settings.results_dir / f".{model.checkpoint_id}-{inputs.variant}.lock"
             with _held(lock, f"the evaluation of {title}", world):
                 # looked up again: another command may have finished a cell before the lock was ours
-                wanted = _to_do(settings, conditions, world)
-                cells = {
-                    plan: Cell(plan, condition)
-                    for plan, condition, is_wanted in zip(plans, conditions, wanted, strict=True)
-                    if is_wanted
-                }
+                cells = _missing_cells(settings, plans, conditions, world)
                 if cells:
                     # once per machine
                     verify_shards(
@@ -213,6 +196,22 @@ def _evaluate_inputs(
     ]
 
 
+def _loader_settings(
+    settings: EvaluateSettings, model: EvaluatedModel, folder: AnyPath, world: World
+) -> LoaderSettings:
+    """How this process reads the shards in `folder`."""
+    return LoaderSettings(
+        preprocessing=model.info.preprocessing,
+        batch_size=settings.batch_size,
+        rank=world.rank,
+        world_size=world.world_size,
+        device=model.device,
+        # local shards are checked by `_evaluate_inputs`, and only if there is work
+        verify_contents=settings.verify and is_remote(folder),
+        reading=settings.reading,
+    )
+
+
 def _check_alike(conditions: Sequence[Condition], world: World) -> None:
     """Raise `SettingsError` when another process has other data, another model or another decoder."""
     for number, others in enumerate(world.gather(list(conditions))):
@@ -231,6 +230,18 @@ def _to_do(settings: EvaluateSettings, conditions: Sequence[Condition], world: W
     """Which conditions have no rows yet; the first process looks, so that none disagrees."""
     paths = [prediction_path(settings.results_dir, condition) for condition in conditions]
     return world.broadcast([not path.exists() for path in paths] if world.is_first else [])
+
+
+def _missing_cells(
+    settings: EvaluateSettings, plans: Sequence[CellPlan], conditions: Sequence[Condition], world: World
+) -> dict[CellPlan, Cell]:
+    """The cells of the conditions without rows, by their plans."""
+    wanted = _to_do(settings, conditions, world)
+    return {
+        plan: Cell(plan, condition)
+        for plan, condition, is_wanted in zip(plans, conditions, wanted, strict=True)
+        if is_wanted
+    }
 
 
 @contextmanager
@@ -295,76 +306,6 @@ def _clear_leftovers(results_dir: Path, condition: Condition, pictures: PictureF
     for leftover in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)
     remove_unfinished(pictures.folder)
-
-
-def planned_conditions(settings: EvaluateSettings, checkpoint: Path) -> list[Condition]:
-    """The conditions that `evaluate` computes of one checkpoint, in its order; reads no image and builds no model.
-
-    Raises a `LimlaError` for a checkpoint or variants that cannot be read.
-    """
-    info, model_id = read_checkpoint(checkpoint)[0], checkpoint_id(checkpoint)
-    device = str(choose_device(settings.device))
-    loader_settings = LoaderSettings(
-        info.preprocessing,
-        settings.batch_size,
-        device=device,
-        verify_contents=False,
-        reading=settings.reading,
-    )
-    found: list[Condition] = []
-    plans = plan_cells(settings)
-    for inputs in inputs_of(settings, read_variants(settings)):
-        with closing(inputs.open(settings, loader_settings)) as streams:
-            found += [
-                _condition(settings, info, model_id, inputs.manifest, plan, origin)
-                for origin in streams.origins
-                for plan in plans
-            ]
-    return found
-
-
-def _condition(
-    settings: EvaluateSettings,
-    info: ModelInfo,
-    checkpoint_id: str,
-    manifest: Manifest,
-    plan: CellPlan,
-    origin: Origin,
-) -> Condition:
-    attack, defence = plan.attack, plan.defence
-    parameters: dict[str, Any] = attack.settings()
-    if attack.uses_seed or (defence is not None and len(defence.plan.qualities) > 1):
-        parameters["seed"] = settings.seed
-    if defence is not None:
-        parameters["defence"] = defence.settings()
-    if origin.simulation:
-        parameters["simulation"] = dict(origin.settings)
-    return Condition(
-        dataset=manifest.dataset,
-        data_id=manifest.data_id(settings.split),
-        split=settings.split,
-        task=Classification.name,
-        model=info.model,
-        checkpoint_id=checkpoint_id,
-        seed=info.seed,
-        train_codec=info.train_codec,
-        train_quality=info.train_quality,
-        train_method=info.train_method,
-        test_codec=origin.test_codec,
-        test_quality=origin.test_quality,
-        simulation=origin.simulation,
-        preprocessing=settings.reading.preprocessing_text(info.preprocessing),
-        attack=attack.name,
-        norm=attack.norm,
-        eps=attack.eps,
-        attack_settings=canonical_json(parameters),
-        threat=plan.threat,
-        defence_codec="" if defence is None else codec_label(defence.plan.codec),
-        defence_quality="" if defence is None else defence.plan.quality,
-        decoder=origin.decoder,
-        precision=settings.precision,
-        batch_size=settings.batch_size,
-    )
 
 
 def _append_timing(
