@@ -195,7 +195,7 @@ def attacks_of(conditions: Sequence[Condition]) -> dict[Condition, Attack]:
     for key in keys - clean.keys():
         short = _attack_label(key)
         alike = [other for other in keys if _attack_label(other) == short]
-        labels[key] = short if len(alike) == 1 else f"{short} {_different_settings(key, alike)}"
+        labels[key] = f"{short} {_different_settings(key, alike)}".rstrip()
     found: dict[Condition, Attack] = {}
     for cell in conditions:
         key = (cell.attack, cell.norm, cell.eps, cell.attack_settings)
@@ -220,8 +220,11 @@ def _different_settings(key: tuple[str, str, float, str], alike: Sequence[tuple[
     mine = _settings(key[3]) | {"norm": key[1]}
     others = [_settings(other[3]) | {"norm": other[1]} for other in alike]
     names = sorted(set().union(*others))
-    differing = [name for name in names if len({str(other.get(name)) for other in others}) > 1]
-    return f"({', '.join(f'{name} {mine.get(name)}' for name in differing)})"
+    # a defence is no part of the attack, and has a name of its own
+    differing = [
+        name for name in names if name != "defence" and len({str(other.get(name)) for other in others}) > 1
+    ]
+    return f"({', '.join(f'{name} {mine.get(name)}' for name in differing)})" if differing else ""
 
 
 def _settings(text: str) -> dict[str, object]:

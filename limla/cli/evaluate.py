@@ -276,11 +276,13 @@ def _show_masking(tables: list[tuple[Condition, pa.Table]]) -> None:
 
 
 def _training(condition: Condition) -> str:
-    """ "source", "1+10", "source, pgd linf eps=8/255 steps=7 alpha=2/255"."""
+    """ "source", "1+10", "webp 10", "source, pgd linf eps=8/255 steps=7 alpha=2/255"."""
     from limla.analysis.subjects import method_text
 
     method = condition.train_method
-    return condition.train_quality + ("" if method == "standard" else f", {method_text(method)}")
+    is_plain = condition.train_codec in ("jpeg", "source", "unknown", "")
+    on = condition.train_quality if is_plain else f"{condition.train_codec} {condition.train_quality}"
+    return on + ("" if method == "standard" else f", {method_text(method)}")
 
 
 def _defence(condition: Condition) -> str:

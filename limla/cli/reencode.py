@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ from limla.errors import SettingsError
 if TYPE_CHECKING:
     from limla.paths import AnyPath
     from limla.progress import Progress
+    from limla.reencoding import VariantSummary
 
 
 @click.command("reencode", short_help="Source shards → shards at each quality.", cls=LimlaCommand)
@@ -70,6 +72,8 @@ def reencode(
     Interrupted, it goes on where it stopped when run again; adding qualities makes only the new ones.
     """
     from limla.cli.options import parse_measure
+    from limla.codecs import codec_name
+    from limla.codecs.matching import BPP
     from limla.engines import build_engine
     from limla.paths import open_folder
     from limla.reencoding import ReencodeSettings
@@ -96,6 +100,8 @@ def reencode(
         engine=engine,
     )
     result = run(folder, settings, progress, build_engine(engine, workers, master, progress))
+    if codec_name(codec).endswith(BPP):
+        _say_what_missed(folder, result.variants, progress)
     for variant in result.variants:
         state = "made" if variant.variant in result.made else "was there"
         click.echo(
@@ -148,3 +154,20 @@ def _at_rates(
             f"{one.num_images} images"
         )
     return codec, tuple(one.quality for one in found)
+
+
+def _say_what_missed(folder: AnyPath, variants: Sequence[VariantSummary], progress: Progress) -> None:
+    """How many images did not come near the rate: none of the codec's qualities does."""
+    from limla.codecs.matching import far_from_rate
+    from limla.manifest import parse_variant
+    from limla.results import read_encodings
+
+    for variant in variants:
+        quality = parse_variant(variant.variant)[1]
+        assert quality is not None
+        rates = read_encodings(folder, [variant.variant])["rate_bpp"].to_pylist()
+        if num_far := sum(far_from_rate(rate, quality) for rate in rates):
+            progress.say(
+                f"warning: {variant.variant}: {num_far} of {len(rates)} images are more than a tenth away from "
+                f"{quality / 1000:g} bits per pixel, which no quality of the codec comes nearer to"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -129,6 +130,8 @@ def train(**options: Any) -> None:
     torchrun --standalone --nproc-per-node 2 -m limla train …
     """
     from limla.cli.options import parse_channels, parse_qualities
+    from limla.codecs import codec_scale
+    from limla.manifest import SOURCE
     from limla.plans import parse_attack
     from limla.training import TrainSettings
     from limla.training import train as run_training
@@ -139,9 +142,13 @@ def train(**options: Any) -> None:
     random_quality, adversary = options.pop("random_quality"), options.pop("adversary")
     preprocessing = Preprocessing(options.pop("image_size"), options.pop("resize"))
     mean, std = (parse_channels(options.pop(name), f"--{name}") for name in ("mean", "std"))
+    codec = options["codec"]
+    scale = codec_scale("jpeg" if codec == SOURCE else codec)
     settings = TrainSettings(
-        qualities=parse_qualities(quality, allow_source=True),
-        random_qualities=() if random_quality is None else parse_qualities(random_quality, allow_source=True),
+        qualities=parse_qualities(quality, allow_source=True, scale=scale),
+        random_qualities=()
+        if random_quality is None
+        else parse_qualities(random_quality, allow_source=True, scale=scale),
         adversary=None if adversary is None else parse_attack(adversary),
         num_threads=num_threads,
         preprocessing=preprocessing,
@@ -163,8 +170,11 @@ def train(**options: Any) -> None:
     click.echo(f"checkpoint: {result.best_checkpoint}")
     # a model of random qualities is worth a look at all of them
     tests = f"--quality {quality} " if random_quality is None else ""
+    if codec not in ("jpeg", SOURCE):
+        tests = f"--codec {shlex.quote(codec)} {tests}"
     attacks = "" if adversary is None else f"--attack none --attack {adversary} "
     click.echo(
-        f"next: limla evaluate --checkpoint {result.best_checkpoint} --data-dir {settings.data_dir} "
-        f"{tests}{attacks}--output-dir {settings.output_dir / 'results'}"
+        f"next: limla evaluate --checkpoint {shlex.quote(str(result.best_checkpoint))} --data-dir "
+        f"{shlex.quote(str(settings.data_dir))} {tests}{attacks}--output-dir "
+        f"{shlex.quote(str(settings.output_dir / 'results'))}"
     )

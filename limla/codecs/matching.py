@@ -95,6 +95,12 @@ def check_rate(target_bpp: float) -> float:
     return target_bpp
 
 
+def far_from_rate(rate: float, quality: int) -> bool:
+    """Whether an image's bits per pixel are more than a tenth away from the rate that a twin's quality asks for."""
+    target = quality / THOUSANDTHS
+    return abs(rate - target) > target / 10
+
+
 def inner_codec(codec: Codec) -> Codec:
     """The codec that makes the files: itself, or of a twin at a rate the other one."""
     return codec.codec if isinstance(codec, RateMatched) else codec
