@@ -101,5 +101,11 @@ def _line(out: Path, found: Mapping[str, Any]) -> str:
     distortion = f", PSNR {found['mean_psnr_db']:.2f} dB" if found["mean_psnr_db"] is not None else ""
     return (
         f"{out}: {found['pictures']} pictures, {size_text(found['source_num_bytes'])} → "
-        f"{size_text(found['num_bytes'])}, {found['mean_rate_bpp']:.3f} bits per pixel{distortion}"
+        f"{size_text(found['num_bytes'])}, {found['mean_rate_bpp']:.3f} bits per pixel{distortion}{_off_target(found)}"
     )
+
+
+def _off_target(found: Mapping[str, Any]) -> str:
+    if not found.get("off_target"):
+        return ""
+    return f", {found['off_target']} of them not within 10% of {found['target_bpp']:g}"

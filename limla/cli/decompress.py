@@ -29,7 +29,7 @@ from limla.cli.trees import show_end, size_text
 @click.option(
     "--weights",
     type=LocalPath(),
-    help="Of a learned codec. [default: the copy that limla compress left in FOLDER]",
+    help="Of a learned codec. [default: the copy that limla compress left beside the files, or above]",
 )
 @click.option("--workers", type=int, help=WORKERS_HELP)
 @click.option("--engine", default="local", show_default=True, help=ENGINE_HELP)

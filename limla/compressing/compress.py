@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from limla.trees.folder import ResultFolder
 from limla.trees.sources import check_apart
 
 COMMAND = "compress"
+NEAR = 0.1
+"""A rate that was asked for is met where the file's differs by no more than this part of it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class CompressSettings:
 
     def __post_init__(self) -> None:
         codec_scale(self.codec).check(self.quality)
+
+    @property
+    def target_bpp(self) -> float | None:
+        """The bits per pixel that are asked for; None where it is a quality."""
+        return self.quality / THOUSANDTHS if codec_name(self.codec).endswith(BPP) else None
 
     @classmethod
     def at_rate(cls, codec: str, bpp: float, measure: bool = False) -> CompressSettings:
@@ -128,7 +136,10 @@ def compress(
     versions = {**library_versions(("numpy", "pillow", "simplejpeg")), "codec": codec.version()}
     target = ResultFolder(folder, COMMAND, conversion, recorded, versions, _companions(codec))
     title = f"compressing to {settings.codec.partition(':')[0]} at {codec.scale.knob} {settings.quality}"
-    return convert_tree(sources, target, conversion, _summary, progress, engine or build_engine("local"), title)
+    summarise = functools.partial(_summary, settings.target_bpp)
+    return convert_tree(
+        sources, target, conversion, summarise, progress, engine or build_engine("local"), title
+    )
 
 
 def _companions(codec: Codec) -> dict[str, bytes]:
@@ -137,13 +148,17 @@ def _companions(codec: Codec) -> dict[str, bytes]:
     return {WEIGHTS: plain.weights_bytes()} if isinstance(plain, Learned) else {}
 
 
-def _summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """Totals of the pictures that were compressed."""
+def _summary(target_bpp: float | None, rows: Sequence[Row]) -> dict[str, Any]:
+    """Totals of the pictures that were compressed; of a rate that was asked for, how many did not come near it."""
     distortions = [row["psnr_db"] for row in rows if isinstance(row["psnr_db"], float)]
-    return {
+    found = {
         "pictures": len(rows),
         "source_num_bytes": sum(int(row["source_num_bytes"] or 0) for row in rows),
         "num_bytes": sum(int(row["num_bytes"] or 0) for row in rows),
         "mean_rate_bpp": fmean(float(row["rate_bpp"] or 0) for row in rows),
         "mean_psnr_db": fmean(distortions) if distortions and all(map(math.isfinite, distortions)) else None,
     }
+    if target_bpp is not None:
+        off = (abs(float(row["rate_bpp"] or 0) - target_bpp) > NEAR * target_bpp for row in rows)
+        found |= {"target_bpp": target_bpp, "off_target": sum(off)}
+    return found

@@ -18,13 +18,12 @@ from limla.compressing.compress import COMMAND as COMPRESS
 from limla.engines import build_engine
 from limla.engines.base import Engine
 from limla.errors import DataError, MissingDependencyError, SettingsError
-from limla.files import content_id
 from limla.manifest import library_versions
 from limla.pictures.files import read_regular
 from limla.pictures.walking import printable, stem_and_suffix
 from limla.progress import SILENT, Progress
 from limla.registry import CODECS
-from limla.trees import Row, TreeResult, convert_tree, find_sources
+from limla.trees import Row, Sources, TreeResult, convert_tree, find_sources
 from limla.trees.folder import ResultFolder, record_names
 from limla.trees.sources import check_apart
 from limla.types import Image
@@ -41,7 +40,8 @@ class DecompressSettings:
 
     Attributes:
         format: of the files made, "png" or "tiff" (deflate); both hold the pixels as they are.
-        weights: the file of a learned codec's weights; None takes the copy in the folder that `compress` made.
+        weights: the file of a learned codec's weights; None takes the copy that `compress` made: for each file the
+            nearest, in its folder or above.
     """
 
     format: Literal["png", "tiff"] = "png"
@@ -57,7 +57,8 @@ class _ToPixels:
     """Codecs' files → lossless pictures."""
 
     format: Literal["png", "tiff"]
-    weights: bytes | None
+    weights: Mapping[str, bytes]
+    """Folder below that of the sources → contents of the weights file for what lies in it and below; "" for all."""
     columns: ClassVar[Mapping[str, type]] = {"file": str, "height": int, "width": int, "note": str}
 
     def names(self, source: str, row: Row) -> tuple[str]:
@@ -69,12 +70,13 @@ class _ToPixels:
 
     def convert(self, source: str, data: bytes, write: Callable[[str, bytes], None]) -> Row:
         """Decode one file."""
-        image, note = self._decode(data, stem_and_suffix(source)[1].lower().removeprefix("."))
+        image, note = self._decode(source, data)
         (name,) = self.names(source, {})
         write(name, write_pixels(image, self.format))
         return {"file": name, "height": image.shape[0], "width": image.shape[1], "note": note}
 
-    def _decode(self, data: bytes, extension: str) -> tuple[Image, str]:
+    def _decode(self, source: str, data: bytes) -> tuple[Image, str]:
+        extension = stem_and_suffix(source)[1].lower().removeprefix(".")
         if not data:
             raise DataError("empty file")
         if extension != EXTENSION:
@@ -82,11 +84,19 @@ class _ToPixels:
         contents = read_container(data)
         plug = CODECS.load(contents.codec) if contents.codec in CODECS.plugs else None
         if plug is not None and issubclass(plug, Learned):
-            return _learned(plug, self.weights).decode(data), ""
+            return _learned(plug, self._weights_of(source)).decode(data), ""
         if plug is not None and issubclass(plug, Progressive) and not contents.is_whole:
             prefix: Prefix = plug().decode_prefix(data)
             return prefix.image, f"cut off, decoded at rank {prefix.held} of {prefix.whole}"
         return decode_image(data, extension), ""
+
+    def _weights_of(self, source: str) -> bytes | None:
+        folder = source
+        while folder:
+            folder = folder.rpartition("/")[0]
+            if folder in self.weights:
+                return self.weights[folder]
+        return None
 
 
 def write_pixels(image: Image, file_format: str) -> bytes:
@@ -102,7 +112,10 @@ def write_pixels(image: Image, file_format: str) -> bytes:
 @functools.lru_cache(maxsize=4)
 def _learned(plug: Any, weights: bytes | None) -> Any:
     if weights is None:
-        raise DataError(f"a file of the learned codec '{plug.name}': give its weights with --weights FILE")
+        raise DataError(
+            f"a file of the learned codec '{plug.name}', and no {WEIGHTS} in its folder or above: "
+            "give its weights with --weights FILE"
+        )
     return plug.from_weights(weights)
 
 
@@ -126,12 +139,9 @@ def decompress(
     check_apart(source, folder)
     own = {*record_names(COMPRESS), WEIGHTS}
     sources = find_sources(source, _suffixes(), "files of codecs", own)
-    weights = _weights(source if source.is_dir() else source.parent, settings.weights)
-    conversion = _ToPixels(settings.format, weights)
-    recorded = {
-        "format": settings.format,
-        "weights": None if weights is None else content_id(weights.hex()),
-    }
+    conversion = _ToPixels(settings.format, _weights(sources, settings.weights))
+    # which weights are there decides what can be decoded, not the pixels: a file names its own by their contents
+    recorded = {"format": settings.format}
     names = ("numpy", "pillow", "simplejpeg", "av", "constriction")
     target = ResultFolder(folder, COMMAND, conversion, recorded, library_versions(names))
     title = f"decompressing to {settings.format.upper()}"
@@ -155,14 +165,22 @@ def _suffixes() -> frozenset[str]:
     return frozenset(found)
 
 
-def _weights(root: Path, given: Path | None) -> bytes | None:
-    """The contents of the weights file, or of the copy that lies in the folder; None where there is none."""
+def _weights(sources: Sources, given: Path | None) -> dict[str, bytes]:
+    """Folder → contents of the weights file that lies in it, "" being the folder of sources or one above it."""
     if given is not None:
-        return read_regular(given)
-    try:
-        return read_regular(root / WEIGHTS)
-    except FileNotFoundError:
-        return None
+        return {"": read_regular(given)}
+    assert sources.root is not None
+    folders = {""}
+    for folder in {source.path.rpartition("/")[0] for source in sources.files}:
+        above = folder
+        while above not in folders:
+            folders.add(above)
+            above = above.rpartition("/")[0]
+    places = {folder: sources.root / folder / WEIGHTS for folder in folders}
+    above_root = (folder / WEIGHTS for folder in sources.root.absolute().parents)
+    if not places[""].is_file():
+        places[""] = next((path for path in above_root if path.is_file()), places[""])
+    return {folder: read_regular(path) for folder, path in places.items() if path.is_file()}
 
 
 def summary_of_pixels(rows: Sequence[Row]) -> dict[str, Any]:

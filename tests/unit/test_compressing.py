@@ -96,6 +96,26 @@ def test_one_picture_at_a_rate(tmp_path: Path) -> None:
     assert "1 pictures" in done.stdout
 
 
+def test_rates_that_no_quality_comes_near_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        PIL.Image.fromarray(natural_like(90, 120, seed=number)).save(tmp_path / "in" / f"{number}.png")
+    PIL.Image.fromarray(np.full((90, 120, 3), 7, np.uint8)).save(tmp_path / "in" / "flat.png")
+    for codec, bpp, said in (
+        ("png", 0.25, ", 3 of them not within 10% of 0.25;"),
+        ("webp", 1.5, ", 1 of them not"),
+    ):
+        done = type_in("compress", tmp_path / "in", "--codec", codec, "--bpp", bpp, "--out", tmp_path / codec)
+        assert done.exit_code == 0, done.output
+        assert said in done.stdout
+        found = json.loads((tmp_path / codec / "limla-compress.json").read_text())["summary"]
+        rates = [float(row["rate_bpp"]) for row in rows(tmp_path / codec).values()]
+        assert found["off_target"] == sum(abs(rate - bpp) > 0.1 * bpp for rate in rates)
+    (tmp_path / "in" / "flat.png").unlink()
+    done = type_in("compress", tmp_path / "in", "--codec", "webp", "--bpp", 1.5, "--out", tmp_path / "near")
+    assert "not within" not in done.stdout
+
+
 def test_a_lossless_codec_needs_no_quality(tmp_path: Path) -> None:
     photo(tmp_path / "in" / "a.bmp", 3)
     done = type_in("compress", tmp_path / "in", "--codec", "png", "--out", tmp_path / "out", "--measure")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -171,7 +172,24 @@ def test_a_learned_codec_finds_its_weights_beside_its_files(
         result = decompress(tmp_path / "out", out, DecompressSettings(weights=weights))
         assert not result.skipped, "limla's own records are not counted"
         assert np.array_equal(np.asarray(PIL.Image.open(out / "cat" / "a.png")), natural_like(24, 32, 4))
-    alone = decompress(tmp_path / "out" / "cat" / "a.laff", tmp_path / "alone")
+    assert decompress(tmp_path / "out" / "cat", tmp_path / "part").num_made == 1
+    photo(tmp_path / "in2" / "b.png", 5)
+    compress(
+        tmp_path / "in2", tmp_path / "all" / "2", CompressSettings(f"flipping:weights={tmp_path / 'other'}", 1)
+    )
+    (tmp_path / "out").rename(tmp_path / "all" / "1")
+    shutil.copy(tmp_path / "all" / "1" / "cat" / "a.laff", tmp_path / "all")
+    whole = decompress(tmp_path / "all", tmp_path / "whole")
+    assert [one.path for one in whole.refused] == ["a.laff"]
+    assert "no codec-weights.bin in its folder or above: give" in whole.refused[0].reason
+    for name, seed in (("1/cat/a.png", 4), ("2/b.png", 5)):
+        assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "whole" / name)), natural_like(24, 32, seed))
+    # what was refused for want of weights is made when they are given
+    (tmp_path / "all" / "2").rename(tmp_path / "2")
+    again = decompress(tmp_path / "all", tmp_path / "whole", DecompressSettings(weights=tmp_path / "key"))
+    assert (again.num_made, again.refused) == (1, ())
+    (tmp_path / "all" / "1").rename(tmp_path / "out")
+    alone = decompress(tmp_path / "all" / "a.laff", tmp_path / "alone")
     assert "give its weights with --weights FILE" in alone.refused[0].reason
     done = type_in("decompress", tmp_path / "out", "--out", tmp_path / "none", "--weights", tmp_path / "absent")
     assert done.exit_code == 2
