@@ -22,10 +22,11 @@ def section(data: dict[str, Any]) -> list[str]:
         f"{machine_line(data)}.",
         f"{data['num_images']} photos of {data['photos']}{part}, the same for every codec; up to {data['num_points']} "
         f"qualities of each codec from {ranges}, of JPEG up to {2 * data['num_points'] - 1}. Bits are those of whole "
-        f"files. {data['seconds']:.0f} s in all. How to read it: [codecs.md](codecs.md).",
+        f"files. Encoding and decoding took {data['codec_cpu_seconds']:.0f} s of CPU time. How to "
+        "read it: [codecs.md](codecs.md).",
         "![PSNR and MS-SSIM against bits per pixel, one line per codec](codecs.svg)",
         "### Against JPEG at equal PSNR, and at equal bits per pixel",
-        "Below 0%: fewer bits. Brackets: 95% bootstrap intervals over the photos. Between the curves of means, and the "
+        "Below 0%: fewer bits. Brackets: 95% intervals over the photos. Between the curves of means, and the "
         "mean over the photos’ own curves; only over what both curves reach, which is stated.",
         _differences(data),
         "### Speed of one core",

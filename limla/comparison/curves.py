@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from limla.comparison.measuring import ComparisonRow
 from limla.statistics import Interval, bd_interval, bd_metrics
-from limla.statistics.crossed import resampled_means
+from limla.statistics.crossed import crossed_mean
 
 FloatArray = npt.NDArray[np.float64]
 LEAST_OVERLAP = 0.1
@@ -63,14 +63,16 @@ class CodecDifference:
 
     Attributes:
         codec, reference: labels.
-        bd_rate_percent: of the mean curves, with its 95% bootstrap interval over the photos; below 0: the codec needs
-            fewer bits at equal PSNR. None where refused.
+        bd_rate_percent: of the mean curves, with its 95% bootstrap interval over the photos; below 0: the codec
+            needs fewer bits at equal PSNR. None where refused.
         bd_psnr_db: of the mean curves, with its interval; above 0: more PSNR at equal rate.
-        image_bd_rate_percent: mean of each photo's own BD-rate, with its interval, over `num_compared` of
-            `num_images` photos: those whose curves can be compared.
+        image_bd_rate_percent: mean of each photo's own BD-rate, with its interval by Student's t, over `num_compared`
+            of `num_images` photos: those whose curves can be compared.
         psnr_low_db, psnr_high_db: what both mean curves reach, where bd_rate_percent looks; None where nothing.
         rate_low_bpp, rate_high_bpp: the rates that both reach, where bd_psnr_db looks.
         better_share: share of those rates (on a logarithmic scale) at which the codec has more PSNR, in [0, 1].
+        largest_gap_db: how far the codec's mean curve lies above the reference's (below 0: under it) where they are
+            furthest apart over those rates; None where nothing is shared.
         reason: why a value is None; "" where none is.
     """
 
@@ -92,6 +94,7 @@ class CodecDifference:
     rate_low_bpp: float | None
     rate_high_bpp: float | None
     better_share: float | None
+    largest_gap_db: float | None
     reason: str
 
 
@@ -183,7 +186,8 @@ def difference(curve: Curve, reference: Curve, seed: int = 0) -> CodecDifference
         )  # fmt: skip
         rate_interval, psnr_interval = found.bd_rate_percent, found.bd_score
     known = _image_bd_rates(one, other)
-    image_interval = _bootstrap(known, seed)
+    image_interval = _mean_interval(known)
+    found_gap = _gap(other, one)
     psnr_low, psnr_high = _shared(means[1], means[3])
     rate_low, rate_high = _shared(means[0], means[2])
     return CodecDifference(
@@ -204,7 +208,8 @@ def difference(curve: Curve, reference: Curve, seed: int = 0) -> CodecDifference
         psnr_high_db=psnr_high,
         rate_low_bpp=rate_low,
         rate_high_bpp=rate_high,
-        better_share=_better_share(other, one),
+        better_share=None if found_gap is None else float((found_gap[2] > 0).mean()),
+        largest_gap_db=None if found_gap is None else float(max(found_gap[2], key=abs)),
         reason=result.reason.replace("BD-score", "BD-PSNR") if other.qualities else UNCHANGED,
     )
 
@@ -222,12 +227,18 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _bootstrap(values: FloatArray, seed: int) -> Interval:
-    """The 95% percentile bootstrap interval of a mean (Efron & Tibshirani, 1993, ch. 13); NaN of too few values."""
+def _mean_interval(values: FloatArray) -> Interval:
+    """The 95% interval of a mean of photos' BD-rates in %, by Student's t; NaN of too few values.
+
+    On the scale of log(1 + value / 100), as `bd_interval`'s, so that no end falls below -100%; the standard error is
+    taken there by its first derivative (the delta method).
+    """
     if len(values) < FEWEST_PHOTOS:
         return Interval(math.nan, math.nan)
-    means = resampled_means(values[:, None], _NUM_RESAMPLES, np.random.default_rng(seed))
-    return Interval(*map(float, np.quantile(means, [0.025, 0.975])))
+    found = crossed_mean(values[None])
+    centre = math.log1p(found.mean / 100)
+    half = found.critical(0.95) * found.standard_error / (100 + found.mean)
+    return Interval(*(100 * math.expm1(end) for end in (centre - half, centre + half)))
 
 
 def _shared(one: FloatArray, other: FloatArray) -> tuple[float, float] | tuple[None, None]:
@@ -256,11 +267,6 @@ def _gap(curve: Curve, reference: Curve) -> tuple[FloatArray, FloatArray, FloatA
             return None
         values.append(np.asarray(PchipInterpolator(places, each.psnrs.mean(axis=1))(logs)))
     return logs, values[0], values[0] - values[1]
-
-
-def _better_share(curve: Curve, reference: Curve) -> float | None:
-    found = _gap(curve, reference)
-    return None if found is None else float((found[2] > 0).mean())
 
 
 def crossings(curve: Curve, reference: Curve) -> list[Crossing]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limla.comparison.choosing import REFERENCE, Contender
-from limla.comparison.curves import CodecDifference, Crossing, QualityMean
+from limla.comparison.curves import LEAST_GAP_DB, CodecDifference, Crossing, QualityMean
 from limla.comparison.settings import CompareSettings
 from limla.comparison.tables import CROSSINGS, DIFFERENCES, MEANS, ROWS
 from limla.files import write_bytes
@@ -171,7 +171,7 @@ def _difference_table(
     ]  # fmt: skip
     caption = (
         f"Against {REFERENCE}: below 0, fewer bits at equal PSNR; above 0 dB, more PSNR at equal bits. Brackets: 95% "
-        "bootstrap intervals over the photos. Shares are of the rates that both reach, on a logarithmic scale."
+        "intervals over the photos. Shares are of the rates that both reach, on a logarithmic scale."
     )
     return shown_table(caption, columns, rows, f"{DIFFERENCES}.csv")
 
@@ -182,14 +182,26 @@ def _breakable(label: str) -> str:
 
 
 def better_text(row: CodecDifference, crossings: Sequence[Crossing]) -> str:
-    """Where the codec has more PSNR than the reference: "at all rates", "at 18%: below 0.391 bpp"; "" unknown."""
-    if row.better_share is None:
+    """Where the codec has more PSNR than the reference: "at all rates", "at 18%: below 0.391 bpp"; "" unknown.
+
+    "At all rates" and "at no rate" are said of every rate that both reach, never of most.
+    """
+    if row.better_share is None or row.largest_gap_db is None:
         return ""
-    crossed = [crossing for crossing in crossings if crossing.codec == row.codec]
-    if not crossed:
-        return "at all rates" if row.better_share > 0.5 else "at no rate"
-    sides = ", ".join(f"{crossing.better} {crossing.rate_bpp:.3f} bpp" for crossing in crossed)
-    return f"at {100 * row.better_share:.0f}%: {sides}"
+    if abs(row.largest_gap_db) < LEAST_GAP_DB:
+        return f"within {LEAST_GAP_DB:g} dB"
+    if row.better_share in (0, 1):
+        return "at all rates" if row.better_share == 1 else "at no rate"
+    share = f"at {min(max(round(100 * row.better_share), 1), 99)}%"
+    sides = [
+        f"{crossing.better} {crossing.rate_bpp:.3f} bpp"
+        for crossing in crossings
+        if crossing.codec == row.codec
+    ]
+    if sides:
+        return f"{share}: {', '.join(sides)}"
+    # no crossing that counts: what lies on the other side of the reference is nearer to it than that
+    return f"{share}, {'elsewhere' if row.largest_gap_db > 0 else 'there'} within {LEAST_GAP_DB:g} dB"
 
 
 def _with_bounds(value: float | None, low: float | None, high: float | None, digits: int) -> str:

@@ -24,17 +24,17 @@ from limla.comparison.curves import (
 from limla.comparison.measuring import ComparisonRow, measure, row_table, warm_up
 from limla.comparison.page import write_page
 from limla.comparison.photos import DrawnPhoto, draw, find_photos
+from limla.comparison.record import LOCK, agree, check_own, read_object
 from limla.comparison.settings import CompareSettings
 from limla.comparison.tables import write_tables
 from limla.errors import DataError
-from limla.files import content_id, exclusive, remove_unfinished, write_json
+from limla.files import exclusive, remove_unfinished, write_json
 from limla.manifest import check_settings
 from limla.progress import SILENT, Progress
 from limla.results import read_table, write_table
-from limla.storage import read_bytes
+from limla.trees.sources import check_apart
 
-LOCK = ".compare.lock"
-_SETTINGS, _PLAN, _PARTS = "comparison.json", "plan.json", "parts"
+_PLAN, _PARTS = "plan.json", "parts"
 _PLANNING_IMAGES = 3
 """So many photos decide the qualities: rates of a codec's qualities stand in about the same order for all."""
 
@@ -75,9 +75,13 @@ def compare(settings: CompareSettings, progress: Progress = SILENT) -> CompareRe
     Goes on where an interrupted run stopped: a codec at a quality is a part, and its file's presence means it is done.
     Other codecs may be added later.
 
-    Raises `SettingsError` when the output folder was made from other photos or with other settings, or another process
-    is at work on it, and as `build_codec` for a codec asked for by its text; `DataError` where there are no photos.
+    Raises `SettingsError` when the output folder lies among the photos, holds files of others, was made from other
+    photos, with other settings or versions or on another machine, or another process is at work on it, and as
+    `build_codec` for a codec asked for by its text; `DataError` where there are no photos, and for a damaged part.
     """
+    folder = settings.output_dir
+    check_apart(settings.folder, folder)
+    check_own(folder)
     chosen, left_out = contenders(settings.codecs)
     for name, reason in left_out.items():
         progress.say(f"left out: {name}: {reason}")
@@ -86,45 +90,13 @@ def compare(settings: CompareSettings, progress: Progress = SILENT) -> CompareRe
         progress.say(f"passed over: {reason}")
     if len(photos) < settings.num_images:
         progress.say(f"{len(photos)} photos there, {settings.num_images} were asked for")
-    folder = settings.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / LOCK, "limla codecs compare"):
-        _agree(folder / _SETTINGS, _record(settings, photos))
+        agree(folder, settings, photos)
         plans = _plan(settings, chosen, photos, progress)
         _measure(settings, [part for parts in plans for part in parts], photos, progress)
-        rows = [{part.quality: _read(part) for part in parts} for parts in plans]
+        rows = [{part.quality: _read(part, photos) for part in parts} for parts in plans]
         return _finish(settings, chosen, rows, left_out, len(photos))
-
-
-def _record(settings: CompareSettings, photos: Sequence[DrawnPhoto]) -> dict[str, Any]:
-    """Everything but the codecs that decides the rows."""
-    return {
-        "num_images": settings.num_images,
-        "seed": settings.seed,
-        "num_points": settings.num_points,
-        "rates_bpp": settings.rates_bpp and list(settings.rates_bpp),
-        "photos": content_id([(drawn.photo.name, drawn.sha256) for drawn in photos]),
-    }
-
-
-def _agree(path: Path, wanted: dict[str, Any]) -> None:
-    """Write a record, or check the one that is there."""
-    if path.exists():
-        check_settings(path.parent, _read_json(path), wanted)
-    else:
-        write_json(path, wanted)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    import json
-
-    try:
-        found = json.loads(read_bytes(path))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); remove the folder {path.parent} and run again") from error
-    return found
 
 
 def _plan(
@@ -147,9 +119,9 @@ def _plan(
             }
             path = folder / _PLAN
             if path.exists():
-                plan = _read_json(path)
+                plan = read_object(path)
                 check_settings(folder, _flat({name: plan.get(name) for name in record}), _flat(record))
-                qualities = tuple(plan["qualities"])
+                qualities = _planned(path, plan, contender)
             else:
                 num_points = settings.num_points
                 if contender.label == REFERENCE:  # every other curve is held against it
@@ -161,9 +133,18 @@ def _plan(
     return plans
 
 
+def _planned(path: Path, plan: dict[str, Any], contender: Contender) -> tuple[int, ...]:
+    """The qualities of a plan; raises `DataError` where they are not those of a plan."""
+    found = plan.get("qualities")
+    scale = contender.codec.scale.from_worst()
+    if not isinstance(found, list) or not found or not all(quality in scale for quality in found):
+        raise DataError(f"{path}: no list of {contender.label}'s qualities; remove {path.parent} and run again")
+    return tuple(found)
+
+
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """With each setting by its own name, so that an error names the one that differs."""
-    settings = record["settings"] or {}
+    settings = record["settings"] if isinstance(record["settings"], dict) else {}
     return {**{name: record[name] for name in ("codec", "version")}, **settings}
 
 
@@ -204,11 +185,18 @@ def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(part: _Part) -> list[ComparisonRow]:
+def _read(part: _Part, photos: Sequence[DrawnPhoto]) -> list[ComparisonRow]:
+    """A part's rows; raises `DataError` unless they are those of the photos, in order, by its codec at its quality."""
     try:
-        return [ComparisonRow(**row) for row in read_table(part.path).to_pylist()]
+        rows = [ComparisonRow(**row) for row in read_table(part.path).to_pylist()]
     except TypeError as error:
         raise DataError(f"{part.path}: not a part of this version; remove it and run again") from error
+    wanted = [(drawn.photo.name, part.contender.label, part.quality) for drawn in photos]
+    if [(row.image, row.codec, row.quality) for row in rows] != wanted:
+        raise DataError(
+            f"{part.path}: not a row for each of the {len(wanted)} photos ({len(rows)} rows); remove it and run again"
+        )
+    return rows
 
 
 def _finish(

@@ -6,6 +6,7 @@ import importlib
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -31,9 +32,19 @@ def test_the_command_writes_the_json_that_the_page_is_made_of(
     assert [codec["codec"] for codec in data["codecs"]] == ["jpeg", "webp", "jpeg:subsampling=444"]
     assert {row["codec"] for row in data["differences"]} == {"webp", "jpeg:subsampling=444"}
     assert data["num_images"] == 2
+    rows = pq.read_table(tmp_path / "out" / "rows.parquet").to_pylist()
+    needed = sum(row["encode_cpu_s"] + row["decode_cpu_s"] for row in rows)
+    assert data["codec_cpu_seconds"] == pytest.approx(needed, abs=0.06)
     text = "\n\n".join(page.section(data))
     for row in data["differences"]:
         assert f"| {row['codec']} | {row['bd_rate_percent']:+.1f} |" in text
     assert "Left out: absent: not installed." in text
     assert page.figure(data) == page.figure(data)
     assert b"jpeg:subsampling=444" in page.figure(data)
+    # a second session has nothing to measure: what the parts took stays, its own times do not
+    assert CliRunner().invoke(script.main, words, catch_exceptions=False).exit_code == 0
+    again = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert again["codec_cpu_seconds"] == data["codec_cpu_seconds"]
+    for own in ("last_session_seconds", "last_session_cpu_seconds"):
+        del again[own], data[own]
+    assert again == data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -10,8 +11,17 @@ import pytest
 
 from limla.codecs.base import QualityScale
 from limla.comparison.choosing import spread_qualities
-from limla.comparison.curves import UNCHANGED, Curve, crossings, curve_of, difference, quality_mean
+from limla.comparison.curves import (
+    UNCHANGED,
+    Curve,
+    _mean_interval,
+    crossings,
+    curve_of,
+    difference,
+    quality_mean,
+)
 from limla.comparison.measuring import ComparisonRow
+from limla.comparison.page import better_text
 from limla.types import Image
 
 _RATES = np.array([0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
@@ -41,7 +51,52 @@ def test_half_the_bits_are_minus_fifty_percent() -> None:
     assert (found.num_compared, found.num_images) == (8, 8)
     assert found.psnr_low_db == pytest.approx(reference.psnrs.mean(axis=1).min())
     assert found.better_share == 1.0
+    assert found.largest_gap_db == pytest.approx(6, abs=0.5)
     assert found.reason == ""
+
+
+@pytest.mark.parametrize("num_photos", [6, 24])
+def test_intervals_of_the_photos_mean_cover_it(num_photos: int) -> None:
+    """A percentile bootstrap covers 83% with six photos such as these."""
+    generator = np.random.default_rng(5)
+    truth = 100 * math.expm1(-0.5 + 0.3**2 / 2)
+    num_covered, num_draws = 0, 1000
+    for _ in range(num_draws):
+        found = _mean_interval(100 * np.expm1(generator.normal(-0.5, 0.3, num_photos)))
+        assert found.low > -100
+        num_covered += found.low <= truth <= found.high
+    assert 0.925 < num_covered / num_draws < 0.975
+
+
+def test_the_interval_of_a_mean_is_students_on_the_log_scale() -> None:
+    values = np.array([-60.0, -50.0, -40.0, -55.0, -45.0])
+    found = _mean_interval(values)
+    # 2.7764: the 97.5% point of Student's t with 4 degrees of freedom; the values' deviation is 7.9057
+    half = 2.7764 * 7.9057 / math.sqrt(5) / 50
+    assert found.low == pytest.approx(100 * (0.5 * math.exp(-half) - 1), abs=0.01)
+    assert found.high == pytest.approx(100 * (0.5 * math.exp(half) - 1), abs=0.01)
+    assert math.isnan(_mean_interval(values[:4]).low), "four say nothing of others"
+
+
+def test_at_all_rates_is_said_of_all_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("limla.comparison.curves._NUM_RESAMPLES", 10)  # no interval is looked at
+    reference = _curve("jpeg", _line)
+
+    def said(psnr_of: Callable[[np.ndarray], np.ndarray]) -> str:
+        curve = _curve("codec", psnr_of)
+        return better_text(difference(curve, reference), crossings(curve, reference))
+
+    def tilted(slope: float, zero_bpp: float) -> str:
+        """Above JPEG's curve at rates over `zero_bpp`, by `slope` dB for each doubling."""
+        return said(lambda rates: _line(rates) + slope * np.log2(rates / zero_bpp))
+
+    assert said(lambda rates: _line(rates) + 1) == "at all rates"
+    assert said(lambda rates: _line(rates) - 1) == "at no rate"
+    assert said(lambda rates: _line(rates) + 0.04) == "within 0.1 dB"
+    assert said(lambda rates: _line(rates) + 0.04 * np.sin(9 * rates)) == "within 0.1 dB"
+    assert re.fullmatch(r"at 9[0-9]%, elsewhere within 0\.1 dB", tilted(0.2, 0.125))
+    assert re.fullmatch(r"at [1-9]%, there within 0\.1 dB", tilted(-0.2, 0.125))
+    assert re.fullmatch(r"at 3[0-9]%: below 0\.3[0-9]+ bpp", tilted(-2, 0.35))
 
 
 def test_curves_without_shared_psnr_have_no_bd_rate() -> None:
@@ -76,7 +131,8 @@ def test_crossings_need_shared_rates() -> None:
     assert crossings(far, reference) == []
     found = difference(far, reference)
     assert found.rate_low_bpp is None
-    assert found.better_share is None
+    assert found.better_share is found.largest_gap_db is None
+    assert better_text(found, []) == ""
 
 
 def _row(quality: int, image: str, rate: float, psnr: float, ms_ssim: float | None = 0.9) -> ComparisonRow:
