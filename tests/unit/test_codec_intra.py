@@ -369,8 +369,9 @@ def test_photos_need_fewer_bits_than_webp_and_jpeg(flowers: Path) -> None:
         """Mean BD-rate in %."""
         pairs = zip(curves[reference], curves[name], strict=True)
         found = [bd_metrics(*a, *b, min_overlap=0.2).bd_rate_percent for a, b in pairs]
-        assert None not in found
-        return float(np.mean(found))
+        numbers = [number for number in found if number is not None]
+        assert len(numbers) == len(found)
+        return float(np.mean(numbers))
 
     assert saved("h264", "jpeg") < saved("webp", "jpeg") < -15
     assert saved("hevc", "h264") < -5
