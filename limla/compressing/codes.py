@@ -147,11 +147,7 @@ def compress_to_codes(
     data = arrays.to_bytes() if len(arrays) else b""
     if data and file.exists() and file.read_bytes() != data:
         raise _other_contents(file, "other pictures")
-    if refused:
-        lines = [canonical_json({"path": printable(one.path), "reason": one.reason}) for one in refused]
-        write_bytes(quarantine, "".join(f"{line}\n" for line in lines).encode())
-    else:
-        quarantine.unlink(missing_ok=True)  # an earlier run's
+    _record(refused, quarantine)
     if not data:
         raise DataError(f"{source}: none of {len(sources.files)} pictures can be read; reasons: {quarantine}")
     if not file.exists():
@@ -190,6 +186,14 @@ def _check_place(file: Path, wanted: CodeArrays, sources: Sources, quarantine: P
     ):
         if has != needs:
             raise _other_contents(file, f"other {what}")
+
+
+def _record(refused: list[Refused], quarantine: Path) -> None:
+    if not refused:
+        quarantine.unlink(missing_ok=True)  # an earlier run's
+        return
+    lines = [canonical_json({"path": printable(one.path), "reason": one.reason}) for one in refused]
+    write_bytes(quarantine, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _other_contents(file: Path, what: str) -> SettingsError:
