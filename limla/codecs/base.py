@@ -125,7 +125,8 @@ class Progressive(Protocol):
 class Learned(Protocol):
     """A codec that was trained: what it writes can be read with the same weights alone.
 
-    Its knob `weights` is the path of a file. A folder of shards holds a copy of it, `WEIGHTS`.
+    Its knob `weights` is the path of a file, and `settings()["weights"]` the first hexadecimal digits of the SHA-256 of
+    its contents. A folder of shards holds a copy of it, `WEIGHTS`.
     """
 
     def weights_bytes(self) -> bytes:

@@ -286,7 +286,7 @@ def _check_parameters(plans: Sequence[AttackPlan]) -> None:
 
 def _defences(entries: Sequence[Any], path: EntryPath, codecs: Mapping[str, str]) -> tuple[DefencePlan, ...]:
     """Tables { codec, qualities, threats, random }; entries about one defence are put together."""
-    found: dict[tuple[str, tuple[int, ...]], DefencePlan] = {}
+    found: dict[str, DefencePlan] = {}
     known = ("codec", "qualities", "threats", "random")
     for place, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -303,9 +303,9 @@ def _defences(entries: Sequence[Any], path: EntryPath, codecs: Mapping[str, str]
         with about_entry(*path, place):
             plans = _defence_plans(entry, codecs)
         for plan in plans:
-            there = found.get((plan.codec, plan.qualities))
+            there = found.get(plan.label)
             threats = dict.fromkeys([*(there.threats if there else ()), *plan.threats])
-            found[plan.codec, plan.qualities] = replace(plan, threats=tuple(threats))
+            found[plan.label] = replace(plan, threats=tuple(threats))
     return tuple(found.values())
 
 

@@ -13,6 +13,7 @@ from limla.codecs.base import QualityScale, encode_each
 from limla.codecs.matching import nearest_quality
 from limla.errors import DataError, SettingsError, UnknownNameError
 from limla.metrics import rate_bpp
+from limla.study import study_from
 from tests.catalogue import KNOBS, codec_text
 from tests.conftest import natural_like
 
@@ -118,3 +119,17 @@ def test_a_label_follows_the_file_of_weights(tmp_path: Path) -> None:
     weights.write_bytes(b"something else")
     with pytest.raises(DataError):
         codec_label(f"autoencoder:weights={weights}")
+
+
+def test_one_defence_under_two_names_is_one() -> None:
+    evaluation = {
+        "attacks": ["fgsm"],
+        "defences": [
+            {"codec": "jpeg", "qualities": [50], "threats": ["static"]},
+            {"codec": "jpeg:subsampling=420", "qualities": [50], "threats": ["bpda"]},
+        ],
+    }
+    study = study_from({"data_dir": "x", "output_dir": "y", "evaluation": evaluation}, "options")
+    assert [(plan.label, plan.threats) for plan in study.evaluation.defences] == [
+        ("jpeg:50", ("static", "bpda"))
+    ]
