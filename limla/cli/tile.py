@@ -13,6 +13,7 @@ from limla.cli.console import ConsoleProgress
 from limla.cli.engines import ENGINE_HELP, MASTER_HELP, WORKERS_HELP
 from limla.cli.paths import LocalPath
 from limla.cli.trees import show_end, size_text
+from limla.errors import DataError
 
 
 @click.command("tile", short_help="Large pictures → square tiles, ready to pack.", cls=LimlaCommand)
@@ -51,6 +52,11 @@ def tile(
     progress = ConsoleProgress()
     settings = TileSettings(tile, border, overlap)
     result = tile_pictures(source, out, settings, progress, build_engine(engine, workers, master, progress))
+    if result.summary and not result.summary["tiles"]:
+        raise DataError(
+            f"{source}: no tile was made: every picture is smaller than {tile} × {tile}; choose a smaller --tile, or "
+            "--border pad"
+        )
     show_end(result, _line(out, tile, result.summary))
 
 

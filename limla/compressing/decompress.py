@@ -13,7 +13,7 @@ import PIL.Image
 
 from limla.codecs.base import WEIGHTS, Learned, Prefix, Progressive
 from limla.codecs.container import EXTENSION, read_container
-from limla.codecs.decoding import decode_image
+from limla.codecs.decoding import decode_image, is_learned
 from limla.compressing.compress import COMMAND as COMPRESS
 from limla.engines import build_engine
 from limla.engines.base import Engine
@@ -168,7 +168,9 @@ def _suffixes() -> frozenset[str]:
 def _weights(sources: Sources, given: Path | None) -> dict[str, bytes]:
     """Folder → contents of the weights file that lies in it, "" being the folder of sources or one above it."""
     if given is not None:
-        return {"": read_regular(given)}
+        data = read_regular(given)
+        _check_weights(given, data)
+        return {"": data}
     assert sources.root is not None
     folders = {""}
     for folder in {source.path.rpartition("/")[0] for source in sources.files}:
@@ -181,6 +183,21 @@ def _weights(sources: Sources, given: Path | None) -> dict[str, bytes]:
     if not places[""].is_file():
         places[""] = next((path for path in above_root if path.is_file()), places[""])
     return {folder: read_regular(path) for folder, path in places.items() if path.is_file()}
+
+
+def _check_weights(path: Path, data: bytes) -> None:
+    """Raise `DataError` naming a file that no learned codec can read: once, not for every picture."""
+    reasons: list[str] = []
+    for name in CODECS.names():
+        if not is_learned(name):
+            continue
+        try:
+            _learned(CODECS.load(name), data)
+        except DataError as error:
+            reasons.append(str(error))
+        else:
+            return
+    raise DataError(f"{path}: {'; '.join(reasons)}")
 
 
 def summary_of_pixels(rows: Sequence[Row]) -> dict[str, Any]:

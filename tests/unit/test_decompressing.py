@@ -205,3 +205,14 @@ def test_names_that_clash(files: Path, tmp_path: Path) -> None:
         decompress(tmp_path / "in", tmp_path / "out")
     with pytest.raises(SettingsError, match="choose png or tiff"):
         DecompressSettings(format="gif")  # type: ignore[arg-type]
+
+
+def test_damaged_weights_are_named_once(tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "a.png", 1)
+    compress(tmp_path / "in", tmp_path / "c", CompressSettings("jpeg", 50))
+    damaged = tmp_path / "weights.bin"
+    damaged.write_bytes(b"LIMLA-AE and no more")
+    done = type_in("decompress", tmp_path / "c", "--weights", damaged, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert f"{damaged}: " in done.stderr
+    assert not (tmp_path / "out").exists()

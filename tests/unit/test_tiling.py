@@ -165,3 +165,13 @@ def test_mistakes_in_the_settings() -> None:
         TileSettings(16, overlap=16)
     with pytest.raises(SettingsError, match="choose drop or pad"):
         TileSettings(16, "keep")  # type: ignore[arg-type]
+
+
+def test_no_tile_at_all_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "small.png", 1)
+    done = type_in("tile", tmp_path / "in", "--tile", 2000, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert (
+        "no tile was made: every picture is smaller than 2000 × 2000; choose a smaller --tile, or --border pad"
+        in (" ".join(done.stderr.split()))
+    )
