@@ -38,7 +38,7 @@ DAMAGE = (
     struct.error,
     zlib.error,
     PIL.Image.DecompressionBombError,
-    UserWarning,
+    Warning,
 )
 """What Pillow's readers raise for damage: it differs by format and by the byte that is hit; found by fuzzing. Its
 warnings are raised where a user made warnings errors."""

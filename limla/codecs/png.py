@@ -30,6 +30,7 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 _MOST_EXPANSION = 1032
 """Deflate's: 258 bytes by two bits."""
 _COUNTED_AT_ONCE = 1 << 14
+_LOOKED_AT = 1 << 16
 
 
 def decode_png(data: bytes | memoryview) -> Image:
@@ -47,7 +48,8 @@ def decode_png(data: bytes | memoryview) -> Image:
     def check_rows(picture: ImageFile) -> None:
         # Pillow does not say how far it came. A row that it did not come to is zeros, and so may a black one be:
         # only then are the bytes counted, which takes as long as to inflate them
-        last = picture.crop((0, file.height - 1, file.width, file.height))
+        # (part of it is enough, and Pillow warns of large crops)
+        last = picture.crop((0, file.height - 1, min(file.width, _LOOKED_AT), file.height))
         if file.is_interlaced or not np.asarray(last).any():
             _check_inflated(file.compressed, num_bytes)
 
