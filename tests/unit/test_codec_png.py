@@ -174,9 +174,9 @@ def test_a_header_of_more_pixels_than_the_bytes_can_hold_is_refused_before_anyth
         decode_png(uncompressed(67_108_865, 1, bytes(100)))
 
 
-def test_a_long_line_is_no_warning() -> None:
-    """Pillow's crop warns of half of what is allowed; here of less, for memory's sake."""
-    line = np.full((1, 70_000, 3), 9, np.uint8)
+def test_long_rows_are_no_warning() -> None:
+    """Pillow's crop warns of half of what is allowed: here of less, for memory's sake."""
+    line = np.full((2, 70_000, 3), 9, np.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 66_000)
         decoded = decode_png(saved(PIL.Image.fromarray(line)))
