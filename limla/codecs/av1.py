@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from limla.codecs.base import QualityScale
@@ -57,7 +59,8 @@ class Av1Codec(IntraCodec):
 
     def _encode_planes(self, planes: Planes, quality: int) -> bytes:
         _silence()
-        return super()._encode_planes(planes, quality)
+        with _scheduled_as_before():
+            return super()._encode_planes(planes, quality)
 
 
 def _silence() -> None:
@@ -65,6 +68,21 @@ def _silence() -> None:
     if _LOG_VARIABLE not in os.environ:
         with _lock:
             os.environ.setdefault(_LOG_VARIABLE, _SILENT)
+
+
+@contextmanager
+def _scheduled_as_before() -> Iterator[None]:
+    """Put back how this thread is scheduled: where it may, as root may, SVT-AV1 makes its caller a real-time thread.
+
+    All threads that it starts later would be real-time threads too, and where they wait for each other by spinning, as
+    those of OpenBLAS, wait for ever.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
 
 
 def _obus(stream: bytes) -> list[tuple[int, bytes]]:

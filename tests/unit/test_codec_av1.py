@@ -10,7 +10,7 @@ import pytest
 
 from limla.codecs.av1 import Av1Codec
 from limla.codecs.container import read_whole, write_container
-from limla.errors import DataError
+from limla.errors import DataError, SettingsError
 from tests.conftest import natural_like
 
 DELIMITER = b"\x12\x00"
@@ -93,3 +93,13 @@ def test_svts_threads_end_with_the_picture() -> None:
     for _ in range(5):
         stream_of(64, 64)
     assert (len(list(Path("/proc/self/task").iterdir())), threading.active_count()) == before
+
+
+def test_its_caller_stays_an_ordinary_thread() -> None:
+    # SVT-AV1 makes it a real-time one where it may, and the threads that it starts later with it
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    Av1Codec().encode(natural_like(64, 64), 40)
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
+    with pytest.raises(SettingsError):
+        Av1Codec().encode(natural_like(64, 64), 64)
+    assert os.sched_getscheduler(0) == before[0]
