@@ -22,10 +22,10 @@ from tests.variants import member, write_variant
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = """
-import zlib
 import numpy as np
 from limla.codecs.base import QualityScale, check_image
 from limla.codecs.container import read_whole, write_container
+from limla.codecs.png import PngCodec
 """
 LINE = "limla.codecs.bitplanes:BitPlanesCodec"
 
